@@ -1,0 +1,19 @@
+// What this CPU can do, asked once, and which instruction set the kernels are to use.
+#pragma once
+#include <string>
+#include <vector>
+
+namespace gpt2 {
+
+enum class Isa { kGeneric, kAvx2, kAvx512 };
+
+const char* isa_name(Isa isa);
+
+// The instruction sets that this build has and this CPU and operating system can run, slowest first.
+std::vector<Isa> available_isas();
+
+// name: "auto" or "" for the fastest available, else "generic", "avx2", "avx512". Throws kEngine for a name that is
+// unknown, or that this machine lacks.
+Isa choose_isa(const std::string& name);
+
+}  // namespace gpt2

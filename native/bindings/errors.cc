@@ -1,0 +1,50 @@
+// gpt2::Error -> the exception class of gpt2.errors that belongs to its kind, with the same fields.
+#include "base/errors.h"
+
+#include <new>
+
+#include "bindings/bindings.h"
+
+namespace nb = nanobind;
+
+namespace gpt2::bindings {
+namespace {
+
+const char* python_name(ErrorKind kind) {
+  switch (kind) {
+    case ErrorKind::kInvalidRequest: return "InvalidRequest";
+    case ErrorKind::kTokenizer: return "TokenizerError";
+    case ErrorKind::kWeights: return "WeightsError";
+    case ErrorKind::kEngine: return "EngineError";
+    case ErrorKind::kOutOfMemory: return "OutOfMemory";
+  }
+  return "Error";
+}
+
+nb::object text_or_none(const std::string& text) {
+  return text.empty() ? nb::none() : nb::object(nb::str(text.data(), text.size()));
+}
+
+void raise(ErrorKind kind, const std::string& item, const std::string& got, const std::string& expected,
+           const std::string& hint) {
+  nb::object type = nb::module_::import_("gpt2.errors").attr(python_name(kind));
+  nb::object error = type(nb::str(item.data(), item.size()), nb::arg("got") = text_or_none(got),
+                          nb::arg("expected") = text_or_none(expected), nb::arg("hint") = text_or_none(hint));
+  PyErr_SetObject(type.ptr(), error.ptr());
+}
+
+}  // namespace
+
+void bind_errors(nb::module_&) {
+  nb::register_exception_translator([](const std::exception_ptr& p, void*) {
+    try {
+      std::rethrow_exception(p);
+    } catch (const Error& e) {
+      raise(e.kind(), e.item(), e.got(), e.expected(), e.hint());
+    } catch (const std::bad_alloc&) {
+      raise(ErrorKind::kOutOfMemory, "the machine has no memory left for this call", {}, {}, {});
+    }
+  });
+}
+
+}  // namespace gpt2::bindings

@@ -1,0 +1,7 @@
+#include "bindings/bindings.h"
+
+namespace gpt2::bindings {
+
+void bind_tokenizer(nanobind::module_&) {}
+
+}  // namespace gpt2::bindings

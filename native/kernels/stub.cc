@@ -1,0 +1,1 @@
+#include "kernels/stub.h"

@@ -1,0 +1,2 @@
+#pragma once
+namespace gpt2::tokenizer {}

@@ -1,7 +1,7 @@
 """Options and fixtures that every room's tests share.
 
 `--slow` runs what takes minutes. A test with an argument `isa` runs once for each instruction set of this
-machine. What needs `../shared` (data beside the project, never copied in) skips where it is absent, and says so.
+machine. What needs `../shared` (data beside the project, never copied in) skips where that is absent.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def small_vocab(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model directory as transformers saves it: random weights, fixed seed, L=2, H=3, C=48, T<=64, V=269."""
+    """A model directory as transformers saves it: random weights, L=2, H=3, C=48, T<=64, V=269."""
     try:
         import torch
         import transformers

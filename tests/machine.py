@@ -23,7 +23,7 @@ def isas() -> list[str]:
 
 
 def need(present: object, reason: str) -> None:
-    """Skip with the reason where a tool is absent; fail where nothing may be left out (GPT2_REQUIRE_ALL=1)."""
+    """Skip with the reason where a tool is absent; fail where all must run (GPT2_REQUIRE_ALL=1)."""
     if present:
         return
     if REQUIRE_ALL:

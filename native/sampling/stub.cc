@@ -1,1 +1,0 @@
-#include "sampling/stub.h"

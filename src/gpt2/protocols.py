@@ -1,8 +1,8 @@
 """What a tokenizer, a language model and a logits processor offer, and the results that they hand out.
 
 The rooms above write against these names, so that the native engine, the PyTorch model and a fake of five
-lines in a test can take each other's place. Only types and plain records: no behaviour, and no knowledge of any
-implementation or of the options of a request (decoding.SamplingParams stands above this file; here it is `Any`).
+lines in a test can take each other's place. Only types and plain records: no behaviour, no knowledge of any
+implementation or of the options of a request (decoding.SamplingParams stands higher; here it is `Any`).
 
 T tokens, C = n_embd, L layers, V vocabulary size, B texts.
 """
@@ -54,7 +54,7 @@ class Completion:
     seed: int
     """The seed that reproduces this result: the one asked for, or the one that was chosen at random."""
     logprobs: tuple[float, ...] | None = None
-    """Natural log-probability of each of `tokens` under the model (temperature 1, no processors), if asked."""
+    """Natural log-probability of each of `tokens` under the model (temperature 1, no rules), if asked."""
     top_logprobs: tuple[tuple[tuple[int, float], ...], ...] | None = None
     """For each of `tokens` the most probable (id, logprob) pairs, best first, if asked for."""
     stop: str | int | None = None
@@ -69,7 +69,7 @@ class Completion:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chunk:
-    """A piece of a continuation while it is being generated; the texts of all chunks joined are Completion.text."""
+    """A piece of a continuation while it is generated; the texts of all chunks joined are Completion.text."""
 
     text: str
     """What can be shown now. May be empty: half a character, or the possible beginning of a stop string, is
@@ -105,7 +105,7 @@ class Score:
     texts: tuple[str, ...]
     """The text of each token."""
     logprobs: tuple[float, ...]
-    """Natural log-probability of each token given those before it; the first follows the end-of-text token."""
+    """Natural log-probability of each token given those before it; the first follows the end of text."""
     total: float
     """Sum of `logprobs`."""
     perplexity: float
@@ -139,7 +139,7 @@ class Tokenizer(Protocol):
         ...
 
     def encode(self, text: str, *, allowed_special: Collection[str] = ()) -> list[int]:
-        """The ids of `text`. Special tokens in it are plain text unless they are named in `allowed_special`."""
+        """The ids of `text`. Special tokens in it are plain text unless `allowed_special` names them."""
         ...
 
     def decode(self, ids: Sequence[int], *, skip_special: bool = False) -> str: ...
@@ -164,8 +164,8 @@ class LanguageModel(Protocol):
     def generate(
         self, prompt: str | Sequence[str], params: Any = None, *, preset: str | None = None, **options: Any
     ) -> Completion | list[Completion]:
-        """Continue a prompt, or each of a list. One string and n == 1 give a Completion; otherwise a list, the
-        n alternatives of a prompt beside each other. `params` is a decoding.SamplingParams, `options` its fields."""
+        """Continue a prompt, or each of a list. One string and n == 1 give a Completion; otherwise a list,
+        the n alternatives of a prompt side by side. `params`: a SamplingParams; `options`: its fields."""
         ...
 
     def stream(

@@ -1,0 +1,10 @@
+"""How the next token is chosen: the options of a request, the rules in readable numpy, and stop strings.
+
+The engine's fast sampler is native/sampling/; what is here in numpy is its twin. This room knows neither
+models nor tokenizers.
+"""
+
+from gpt2.decoding.options import OptionSpec, option_specs
+from gpt2.decoding.params import PRESETS, SamplingParams, fields_table, preset_fields
+
+__all__ = ["PRESETS", "OptionSpec", "SamplingParams", "fields_table", "option_specs", "preset_fields"]

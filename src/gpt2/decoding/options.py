@@ -1,0 +1,251 @@
+"""The table of decoding options: one row per field of SamplingParams, for flags, checks and docs.
+
+It knows what an option is called, which values it takes and what it means, not how a token is chosen.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, Final
+
+from gpt2.errors import InvalidRequest
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OptionSpec:
+    """What a command line, an HTTP schema or a page of documentation needs to know about one option."""
+
+    name: str
+    type: type
+    """Of one value: int, float, str or bool."""
+    default: Any
+    help: str
+    """One sentence."""
+    range: str
+    """The values that are accepted, in words."""
+    choices: tuple[str, ...] | None = None
+    """The only values, where they are few."""
+    multiple: bool = False
+    """May be given several times; the field is a tuple."""
+    paper: str | None = None
+    """Where the method was published."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rule:
+    """One row: the option and the check of its value. `accept` turns a value into the one that is stored, or
+    raises ValueError or TypeError; `hint` is what the error then advises."""
+
+    spec: OptionSpec
+    accept: Callable[[Any], Any]
+    hint: str | None = None
+
+    def checked(self, value: Any) -> Any:
+        try:
+            return self.accept(value)
+        except (TypeError, ValueError, OverflowError):
+            raise InvalidRequest(
+                self.spec.name, got=shown(value), expected=self.spec.range, hint=self.hint
+            ) from None
+
+
+def shown(value: Any) -> str:
+    """A value for an error message: short, and never a whole prompt."""
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def number(low: float, high: float = math.inf, *, open_low: bool = False) -> Callable[[Any], float]:
+    """Accepts a finite number in [low, high], or (low, high] if `open_low`."""
+
+    def accept(value: Any) -> float:
+        result = float(_not_text(value))
+        if not math.isfinite(result) or not low <= result <= high or (open_low and result == low):
+            raise ValueError
+        return result
+
+    return accept
+
+
+def integer(low: int, high: int | None = None) -> Callable[[Any], int]:
+    """Accepts a whole number in [low, high]; 3.0 counts as one, 3.5 and True do not."""
+
+    def accept(value: Any) -> int:
+        result = int(_not_text(value))
+        if result != value or result < low or (high is not None and result > high):
+            raise ValueError
+        return result
+
+    return accept
+
+
+def optional(accept: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    return lambda value: None if value is None else accept(value)
+
+
+def one_of(*names: str) -> Callable[[Any], str]:
+    def accept(value: Any) -> str:
+        if not isinstance(value, str) or value not in names:
+            raise ValueError
+        return value
+
+    return accept
+
+
+def boolean(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise TypeError
+    return value
+
+
+def strings(value: Any) -> tuple[str, ...]:
+    """Accepts one string or several; none may be empty, since that would stop before the first character."""
+    items = (value,) if isinstance(value, str) else tuple(() if value is None else value)
+    if not all(isinstance(item, str) and item for item in items):
+        raise ValueError
+    return items
+
+
+def ids(value: Any) -> tuple[int, ...]:
+    accept = integer(0, 2**31 - 1)
+    items = value if isinstance(value, (tuple, list, set, frozenset)) else ([] if value is None else [value])
+    return tuple(dict.fromkeys(accept(item) for item in items))
+
+
+def _not_text(value: Any) -> Any:
+    if isinstance(value, (str, bytes, bool)):
+        raise TypeError
+    return value
+
+
+def _row(
+    name: str,
+    type_: type,
+    default: Any,
+    accept: Callable[[Any], Any],
+    range_: str,
+    help_: str,
+    *,
+    paper: str | None = None,
+    hint: str | None = None,
+    choices: tuple[str, ...] | None = None,
+    multiple: bool = False,
+) -> Rule:
+    spec = OptionSpec(
+        name=name,
+        type=type_,
+        default=default,
+        help=help_,
+        range=range_,
+        choices=choices,
+        multiple=multiple,
+        paper=paper,
+    )
+    return Rule(spec=spec, accept=accept, hint=hint)
+
+
+# float32 is the arithmetic of the sampler: smaller or larger numbers would become 0 or infinity there.
+_LEAST, _MOST = 1.18e-38, 3.4e38
+
+
+def _temperature(value: Any) -> float:
+    result = number(0.0, _MOST)(value)
+    if 0.0 < result < _LEAST:
+        raise ValueError
+    return result
+
+
+MAX_LOGPROBS: Final = 20
+"""More than this per token is a question for LanguageModel.logits()."""
+
+_ROWS = (
+    _row(
+        "max_new_tokens", int, 128, integer(0), "a whole number, 0 or more",
+        "At most this many tokens are generated.",
+    ),
+    _row(
+        "min_new_tokens", int, 0, integer(0), "a whole number, 0 or more",
+        "The end-of-text token and the stop token ids cannot come before this many tokens.",
+    ),
+    _row(
+        "temperature", float, 1.0, _temperature, "0, or a finite number above it",
+        "Divides the logits: below 1 sharpens, above 1 flattens; 0 is greedy, ties to the lowest id.",
+        hint="temperature=0 for greedy decoding, 0.7 to 1 for varied text",
+    ),
+    _row(
+        "top_k", int, 0, integer(0, 2**31 - 1), "a whole number, 0 or more",
+        "Keep the k most probable tokens, and those that tie with the k-th; 0 is off.",
+        paper="arXiv:1805.04833",
+    ),
+    _row(
+        "top_p", float, 1.0, number(0.0, 1.0, open_low=True), "a number in (0, 1]",
+        "Keep the smallest set of tokens with this much probability (nucleus); 1 is off.",
+        paper="arXiv:1904.09751", hint="for greedy decoding set temperature=0",
+    ),
+    _row(
+        "min_p", float, 0.0, number(0.0, 1.0), "a number in [0, 1]",
+        "Keep the tokens at least this fraction as probable as the most probable one; 0 is off.",
+        paper="arXiv:2407.01082",
+    ),
+    _row(
+        "repetition_penalty", float, 1.0, number(_LEAST, _MOST), "a finite number above 0",
+        "Above 1 makes tokens less probable that the prompt or the text already has; 1 is off.",
+        paper="arXiv:1909.05858", hint="1.1 to 1.3 is usual",
+    ),
+    _row(
+        "no_repeat_ngram_size", int, 0, integer(0, 2**31 - 1), "a whole number, 0 or more",
+        "No run of this many tokens occurs twice, the prompt included; 0 is off.",
+        paper="arXiv:1705.04304",
+    ),
+    _row(
+        "stop", str, (), strings, "strings, none of them empty",
+        "Stop before the first of these strings; it is not part of the text.", multiple=True,
+    ),
+    _row(
+        "stop_token_ids", int, (), ids, "token ids, whole numbers of 0 or more",
+        "Stop at the first of these tokens; its text is not part of the text.", multiple=True,
+    ),
+    _row(
+        "seed", int, None, optional(integer(0, 2**64 - 1)), "a whole number in [0, 2**64)",
+        "The same seed gives the same text; without one it is chosen at random and reported.",
+        paper="Salmon et al. 2011, doi:10.1145/2063384.2063405",
+    ),
+    _row(
+        "logprobs", int, None, optional(integer(0, MAX_LOGPROBS)), f"a whole number in [0, {MAX_LOGPROBS}]",
+        "Report the model's own log-probability of each token, and of this many most probable ones.",
+        hint="LanguageModel.logits() gives all of them",
+    ),
+    _row(
+        "n", int, 1, integer(1, 2**32 - 1), "a whole number, 1 or more",
+        "How many alternatives to generate; the k-th is the same whatever n is.",
+    ),
+    _row(
+        "truncate", str, None, optional(one_of("left", "right", "middle")), "left, right or middle",
+        "Where to cut a prompt that does not fit the context window; without it such a prompt is an error.",
+        choices=("left", "right", "middle"),
+    ),
+    _row(
+        "overflow", str, "stop", one_of("stop", "slide"), "stop or slide",
+        "When the context window is full: stop, or slide it (read the last part again and go on).",
+        choices=("stop", "slide"),
+    ),
+    _row(
+        "ignore_eos", bool, False, boolean, "true or false",
+        "Go on after the end-of-text token.",
+    ),
+    _row(
+        "allow_special", bool, False, boolean, "true or false",
+        "Special tokens written in the prompt (<|endoftext|>) act as such; otherwise they are plain text.",
+    ),
+)  # fmt: skip
+
+RULES: Final[Mapping[str, Rule]] = MappingProxyType({row.spec.name: row for row in _ROWS})
+"""Option name -> its row, in the order in which they are documented."""
+
+
+def option_specs() -> list[OptionSpec]:
+    """Every option, in the order in which they are documented."""
+    return [rule.spec for rule in RULES.values()]

@@ -1,0 +1,155 @@
+"""How a text is to be continued: one frozen object that travels whole, from a flag down to the sampler.
+
+Its values are checked here, by the rows of options.py; what the sampler does with them is in sampling.py. It
+knows neither models nor vocabularies, so that ids are checked against a vocabulary only by the engine.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, Final, Literal, TypeAlias
+
+from gpt2.decoding.options import RULES, shown
+from gpt2.errors import InvalidRequest, UnknownOption
+
+Truncate: TypeAlias = Literal["left", "right", "middle"]
+Overflow: TypeAlias = Literal["stop", "slide"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SamplingParams:
+    """The options of one request. Names are those of transformers' `generate`.
+
+    Raises InvalidRequest for a value outside its range or for fields that contradict each other.
+    """
+
+    max_new_tokens: int = 128
+    """At most this many tokens are generated."""
+    min_new_tokens: int = 0
+    """The end-of-text token and the stop token ids cannot come before this many tokens."""
+    temperature: float = 1.0
+    """Divides the logits: below 1 sharpens, above 1 flattens; 0 is greedy, ties to the lowest id."""
+    top_k: int = 0
+    """Keep the k most probable tokens, and those that tie with the k-th; 0 is off (arXiv:1805.04833)."""
+    top_p: float = 1.0
+    """Keep the smallest set of tokens with this much probability (nucleus; arXiv:1904.09751)."""
+    min_p: float = 0.0
+    """Keep tokens at least this fraction as probable as the most probable one (arXiv:2407.01082)."""
+    repetition_penalty: float = 1.0
+    """Above 1 makes tokens less probable that the prompt or the text already has (arXiv:1909.05858)."""
+    no_repeat_ngram_size: int = 0
+    """No run of this many tokens occurs twice, the prompt included; 0 is off (arXiv:1705.04304)."""
+    stop: tuple[str, ...] = ()
+    """Stop before the first of these strings. One string may be given as such."""
+    stop_token_ids: tuple[int, ...] = ()
+    """Stop at the first of these tokens, beside the end-of-text token."""
+    seed: int | None = None
+    """The same seed gives the same text; None: chosen at random by the engine and reported."""
+    logprobs: int | None = None
+    """Report the model's log-probability of each token, and of this many most probable ones; None: no."""
+    n: int = 1
+    """How many alternatives to generate; the k-th is the same whatever n is."""
+    truncate: Truncate | None = None
+    """Where to cut a prompt that does not fit the window; None: such a prompt is an error."""
+    overflow: Overflow = "stop"
+    """When the window is full: stop, or slide it."""
+    ignore_eos: bool = False
+    """Go on after the end-of-text token."""
+    allow_special: bool = False
+    """Special tokens written in the prompt act as such; otherwise they are plain text."""
+
+    def __post_init__(self) -> None:
+        for name, rule in RULES.items():
+            object.__setattr__(self, name, rule.checked(getattr(self, name)))
+        if self.min_new_tokens > self.max_new_tokens:
+            raise InvalidRequest(
+                "min_new_tokens and max_new_tokens contradict each other",
+                got=f"min_new_tokens={self.min_new_tokens}, max_new_tokens={self.max_new_tokens}",
+                expected="min_new_tokens <= max_new_tokens",
+                hint=f"max_new_tokens={self.min_new_tokens}",
+            )
+
+    @property
+    def greedy(self) -> bool:
+        """True if no draw is made: the same text whatever the seed."""
+        return self.temperature == 0.0
+
+    def replace(self, **options: Any) -> SamplingParams:
+        """These params with some fields changed; checks them as the constructor does."""
+        _require_known(options)
+        return dataclasses.replace(self, **options)
+
+    @classmethod
+    def from_options(cls, preset: str | None = None, **options: Any) -> SamplingParams:
+        """From options by name, on top of a preset.
+
+        Raises UnknownOption for a name that no field has, InvalidRequest for an unknown preset, for a wrong
+        value, and for options that make each other void.
+        """
+        _require_known(options)
+        merged = {**(preset_fields(preset) if preset is not None else {}), **options}
+        if merged.get("temperature") == 0:
+            _refuse_void(options)
+            # What remains is the preset's way of drawing, which the caller has replaced by greedy.
+            merged = {name: value for name, value in merged.items() if name not in _DRAW_ONLY}
+        return cls(**merged)
+
+
+PRESETS: Final[Mapping[str, Mapping[str, Any]]] = MappingProxyType(
+    {
+        "story": MappingProxyType(
+            {"temperature": 0.9, "top_p": 0.95, "repetition_penalty": 1.1, "max_new_tokens": 400}
+        ),
+        "chat": MappingProxyType(
+            {"temperature": 0.7, "top_p": 0.9, "repetition_penalty": 1.1, "stop": ("\nUser:", "\nHuman:")}
+        ),
+        "code": MappingProxyType({"temperature": 0.2, "top_p": 0.95, "max_new_tokens": 256}),
+        "exact": MappingProxyType({"temperature": 0.0}),
+    }
+)
+"""Named sets of options. story: varied prose that does not circle; chat: one turn, up to where the other
+speaker begins; code: near the most probable, since one odd token breaks it; exact: greedy."""
+
+# Options that say how to draw; with temperature 0 nothing is drawn.
+_DRAW_ONLY: Final = ("top_k", "top_p", "min_p")
+
+
+def preset_fields(preset: str) -> dict[str, Any]:
+    """The fields that a preset sets. Raises InvalidRequest for an unknown name and offers the nearest one."""
+    if preset not in PRESETS:
+        near = UnknownOption.named(preset, PRESETS).hint
+        raise InvalidRequest("preset", got=shown(preset), expected=" | ".join(PRESETS), hint=near)
+    return dict(PRESETS[preset])
+
+
+def _require_known(options: Mapping[str, Any]) -> None:
+    for name in options:
+        if name not in RULES:
+            raise UnknownOption.named(name, RULES)
+
+
+def _refuse_void(options: Mapping[str, Any]) -> None:
+    """Options about the draw, asked for by name although temperature 0 draws nothing."""
+    for name in _DRAW_ONLY:
+        if name in options and options[name] != RULES[name].spec.default:
+            raise InvalidRequest(
+                f"temperature and {name} contradict each other",
+                got=f"temperature=0, {name}={shown(options[name])}",
+                expected="one of them",
+                likely=f"temperature=0 is greedy, so that {name} has no effect",
+                hint=f"leave out {name}, or set a temperature above 0",
+            )
+
+
+def fields_table() -> list[tuple[str, str, str, str, str, str]]:
+    """(name, type, default, range, meaning, paper) of every field, as text, for documentation."""
+    rows = []
+    for rule in RULES.values():
+        spec = rule.spec
+        type_name = f"{spec.type.__name__}, several" if spec.multiple else spec.type.__name__
+        default = {None: "none", (): "none"}.get(spec.default, str(spec.default))
+        rows.append((spec.name, type_name, default, spec.range, spec.help, spec.paper or ""))
+    return rows

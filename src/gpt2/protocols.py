@@ -82,6 +82,8 @@ class Chunk:
     """Which of the `n` alternatives this belongs to."""
     finish_reason: FinishReason | None = None
     """None until the last chunk of this alternative."""
+    completion: Completion | None = None
+    """The whole result (seed, what was cut, ...), on the last chunk of this alternative."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,0 +1,160 @@
+"""gpt2 generate: what goes to the model, and in which form its text comes out."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from fakes import FakeModel
+from gpt2.cli import generate
+from gpt2.decoding import PRESETS, option_specs
+from gpt2.protocols import Chunk, Completion, Cut
+
+Gpt2 = Callable[..., Any]
+
+
+def test_text_goes_to_stdout_and_nothing_else(gpt2: Gpt2, model: FakeModel) -> None:
+    done = gpt2("generate", "Once upon a time")
+    assert (done.code, done.out, done.err) == (0, model.text + "\n", "")
+    assert model.calls[0][0] == "Once upon a time"
+
+
+@pytest.mark.parametrize(
+    ("stdin", "prompt"),
+    [
+        (b"Once", "Once"),
+        (b"Once\n", "Once"),
+        (b"Once\n\n", "Once\n"),
+        (b"a\r\n", "a"),
+        (b"", ""),
+        ("é\n".encode(), "é"),
+    ],
+)
+def test_prompt_from_stdin_loses_the_newline_of_echo(
+    stdin: bytes, prompt: str, gpt2: Gpt2, model: FakeModel
+) -> None:
+    assert gpt2("generate", stdin=stdin).code == 0
+    assert model.calls[0][0] == prompt
+
+
+def test_stdin_that_is_not_utf8_names_the_offset(gpt2: Gpt2) -> None:
+    done = gpt2("generate", stdin=b"caf\xe9 au lait")
+    assert (done.code, done.out) == (1, "")
+    assert "InvalidRequest: stdin: the text is not UTF-8: got byte 0xe9 at offset 3" in done.err
+
+
+def test_argument_that_is_not_utf8_names_the_offset(gpt2: Gpt2) -> None:
+    done = gpt2("generate", "caf\udce9")  # how Python hands over the byte 0xe9 of a command line
+    assert done.code == 1
+    assert "byte 0xe9 at offset 3" in done.err
+
+
+def test_every_sampling_option_is_a_flag_that_arrives(gpt2: Gpt2, model: FakeModel) -> None:
+    given = {
+        "max_new_tokens": 7, "min_new_tokens": 2, "temperature": 0.5, "top_k": 3, "top_p": 0.9, "min_p": 0.1,
+        "repetition_penalty": 1.2, "no_repeat_ngram_size": 4, "stop": ("a", "b"), "stop_token_ids": (1, 2),
+        "seed": 9, "logprobs": 2, "truncate": "left", "overflow": "slide",
+        "ignore_eos": True, "allow_special": True,
+    }  # fmt: skip
+    assert set(given) | {"n"} == {spec.name for spec in option_specs()}
+    argv = []
+    for name, value in given.items():
+        flag = f"--{name.replace('_', '-')}"
+        values = value if isinstance(value, tuple) else (value,)
+        argv += [flag] if value is True else [part for one in values for part in (flag, str(one))]
+    assert gpt2("generate", "x", "--num", "3", *argv).code == 0
+    params = model.calls[0][1]
+    assert {name: getattr(params, name) for name in given} == given
+    assert params.n == 3
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_presets_set_their_fields_and_flags_win(preset: str, gpt2: Gpt2, model: FakeModel) -> None:
+    assert gpt2("generate", "x", "--preset", preset).code == 0
+    assert gpt2("generate", "x", "--preset", preset, "--max-new-tokens", "5").code == 0
+    first, second = (params for _, params in model.calls)
+    assert all(getattr(first, name) == value for name, value in PRESETS[preset].items())
+    assert second.max_new_tokens == 5
+
+
+def test_alternatives_come_one_after_the_other(gpt2: Gpt2, model: FakeModel) -> None:
+    done = gpt2("generate", "x", "--num", "3")
+    assert done.out == "".join(f"--- {i} of 3 ---\n{model.text}\n" for i in (1, 2, 3))
+
+
+def test_in_order_is_live_for_the_first_alternative() -> None:
+    seen: list[str] = []
+
+    def source() -> Any:
+        for text, index, end in [
+            ("b", 1, False),
+            ("a", 0, False),
+            ("B", 1, True),
+            ("A", 0, True),
+            ("c", 2, True),
+        ]:
+            seen.append(text)
+            yield Chunk(text=text, tokens=(), index=index, finish_reason="length" if end else None)
+
+    out = generate.in_order(source())
+    assert next(out).text == "a"
+    assert seen == ["b", "a"]  # not held back until the end
+    assert "".join(chunk.text for chunk in out) == "AbBc"
+
+
+def test_json_lines_give_the_pieces_and_the_whole(gpt2: Gpt2, model: FakeModel) -> None:
+    done = gpt2("generate", "x", "--json", "--num", "2", "--seed", "5")
+    records = [json.loads(line) for line in done.out.splitlines()]
+    whole = [record for record in records if record["type"] == "completion"]
+    assert [record["index"] for record in whole] == [0, 1]
+    for record in whole:
+        pieces = [r["text"] for r in records if r["type"] == "chunk" and r["index"] == record["index"]]
+        assert "".join(pieces) == record["text"] == model.text
+        assert (record["seed"], record["finish_reason"]) == (5, "length")
+
+
+class EventfulModel(FakeModel):
+    """Cuts, slides, and ends with a full window."""
+
+    def completion(self, index: int, seed: int) -> Completion:
+        cut = Cut(policy="left", original=100, start=0, stop=40)
+        return Completion(
+            text=self.text,
+            tokens=(1,),
+            finish_reason="context",
+            prompt_tokens=60,
+            seed=1,
+            truncated=cut,
+            slides=2,
+        )
+
+
+def test_what_was_cut_is_said_on_stderr(gpt2: Gpt2, model: FakeModel) -> None:
+    model.completion = EventfulModel().completion  # type: ignore[method-assign]
+    done = gpt2("generate", "x")
+    assert done.out == model.text + "\n"
+    assert "40 of 100 prompt tokens were cut (left)" in done.err
+    assert "moved 2 times" in done.err
+    assert "--overflow slide" in done.err
+
+
+def test_isa_flag_is_the_environment_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    import os
+    from argparse import Namespace
+
+    import gpt2
+    from gpt2.cli import arguments
+
+    seen = []
+    monkeypatch.setenv("GPT2_ISA", "")
+    monkeypatch.setattr(
+        gpt2,
+        "load",
+        lambda model, **options: seen.append((model, options, os.environ["GPT2_ISA"])),
+        raising=False,
+    )
+    arguments.load_model(Namespace(model="d", weights="auto", threads=2, isa="avx2"))
+    assert seen == [("d", {"weights": "auto", "threads": 2}, "avx2")]

@@ -1,0 +1,127 @@
+"""The C++ parts, tested as C++: under every instruction set of this machine, under ASan+UBSan, and as clang
+sees them.
+
+Each build has a folder under build/native-tests/ and is incremental, so only the first run takes minutes.
+Warnings are errors here. What a test program checks is in native/tests/; this file only builds and runs.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from machine import ROOT, need
+
+BUILDS = ROOT / "build" / "native-tests"
+FUZZ_SECONDS = 5  # each; enough to see that a target is alive. A long run: FUZZING in CONTRIBUTING.md
+TOOLS = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
+
+
+def tool(name: str) -> str | None:
+    """The program, from the environment of this Python first: pip brings cmake and ninja."""
+    return shutil.which(name, path=TOOLS)
+
+
+def run(*command: str | Path, **env: str) -> str:
+    """Run a command; its output is the failure's text, the last lines of it, because they name the fault."""
+    done = subprocess.run(
+        [str(part) for part in command],
+        env=os.environ | {"PATH": TOOLS} | env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        check=False,
+    )
+    if done.returncode:
+        tail = "\n".join(done.stdout.splitlines()[-60:])
+        pytest.fail(f"{' '.join(map(str, command))} ended with {done.returncode}\n{tail}", pytrace=False)
+    return done.stdout
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """One build at a time in a folder, also where two test runs share the tree."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def build(name: str, *options: str) -> Path:
+    """Configure and build the native tests (not the Python extension) with these options."""
+    cmake = tool("cmake")
+    need(cmake, "cmake is not installed: pip install cmake")
+    need(
+        Path("/usr/include/doctest/doctest.h").exists() or "DOCTEST_INCLUDE_DIR" in os.environ,
+        "doctest is not installed: apt-get install doctest-dev, or name its folder in DOCTEST_INCLUDE_DIR",
+    )
+    folder = BUILDS / name
+    generator = ["-G", "Ninja"] if tool("ninja") else []
+    if "DOCTEST_INCLUDE_DIR" in os.environ:
+        options = (*options, f"-DDOCTEST_INCLUDE_DIR={os.environ['DOCTEST_INCLUDE_DIR']}")
+    with locked(folder):
+        common = ["-DGPT2_PYTHON=OFF", "-DGPT2_TESTS=ON", "-DGPT2_WERROR=ON"]
+        run(str(cmake), "-S", ROOT, "-B", folder, *generator, *common, *options)
+        run(str(cmake), "--build", folder, "--parallel", str(os.cpu_count() or 1))
+    return folder
+
+
+def run_programs(folder: Path, **env: str) -> str:
+    """Run every test program of a build through ctest, which prints what failed."""
+    ctest = tool("ctest")
+    need(ctest, "ctest is not installed: pip install cmake")
+    return run(
+        str(ctest), "--test-dir", folder, "--output-on-failure", "--no-tests=error", "--timeout", "600", **env
+    )
+
+
+@pytest.fixture(scope="module")
+def release_build() -> Path:
+    return build("release")
+
+
+@pytest.fixture(scope="module")
+def clang_build() -> Path:
+    clang = tool("clang++")
+    need(clang, "clang++ is not installed: apt-get install clang libclang-rt-14-dev")
+    return build(
+        "clang", f"-DCMAKE_CXX_COMPILER={clang}", "-DGPT2_FUZZ=ON", "-DCMAKE_BUILD_TYPE=RelWithDebInfo"
+    )
+
+
+def test_programs_pass_under_each_instruction_set(release_build: Path, isa: str) -> None:
+    run_programs(release_build, GPT2_ISA=isa)
+
+
+def test_programs_pass_under_address_and_undefined_sanitizers() -> None:
+    folder = build("asan", "-DGPT2_SANITIZE=address,undefined", "-DCMAKE_BUILD_TYPE=RelWithDebInfo")
+    run_programs(folder, UBSAN_OPTIONS="print_stacktrace=1")
+
+
+def test_an_instruction_set_that_does_not_exist_is_refused(release_build: Path) -> None:
+    program = next(p for p in (release_build / "native" / "tests").glob("*_test") if p.is_file())
+    assert program.name  # the build holds at least one program
+    from gpt2 import EngineError, _native
+
+    with pytest.raises(EngineError, match="sse9"):
+        _native.choose_isa("sse9")
+
+
+def test_clang_compiles_everything_without_a_warning(clang_build: Path) -> None:
+    run_programs(clang_build)
+
+
+def test_fuzz_targets_find_nothing(clang_build: Path) -> None:
+    targets = sorted(p for p in (clang_build / "native" / "tests").glob("fuzz_*") if os.access(p, os.X_OK))
+    assert targets, "GPT2_FUZZ=ON built no fuzz_* program"
+    for target in targets:
+        run(target, f"-max_total_time={FUZZ_SECONDS}", "-rss_limit_mb=2048", "-timeout=10", "-verbosity=0")

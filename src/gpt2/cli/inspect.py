@@ -1,0 +1,217 @@
+"""Show what is inside a model directory or a weights file, and what is wrong with it.
+
+    gpt2 inspect path/to/model
+    gpt2 inspect model.safetensors --tensors
+    gpt2 inspect pytorch_model.bin --json
+
+Nothing of the file is run, and no tensor is read unless --values asks for it. The exit code is 1 when a
+problem was found.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from argparse import ArgumentParser, Namespace
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gpt2.cli.terminal import Terminal, escape
+from gpt2.errors import Error, ModelNotFound, TokenizerError
+
+if TYPE_CHECKING:
+    from gpt2.config import GPT2Config
+    from gpt2.weights import Weights
+
+BYTES = {"float32": 4, "bfloat16": 2}
+"""What a parameter takes in memory, by the values of --weights."""
+
+KNOWN_SIZES = {
+    124_439_808: "gpt2 (124M)",
+    354_823_168: "gpt2-medium (355M)",
+    774_030_080: "gpt2-large (774M)",
+    1_557_611_200: "gpt2-xl (1.5B)",
+    81_912_576: "distilgpt2 (82M)",
+}
+"""Parameters, a tied head counted once, of the released models."""
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("path", help="a model directory, or one weights file")
+    parser.add_argument("--tensors", action="store_true", help="a line for each tensor, not for each kind")
+    parser.add_argument(
+        "--values", action="store_true", help="read every tensor and look for NaN and infinity"
+    )
+    parser.add_argument("--json", action="store_true", help="one JSON object")
+
+
+def run(args: Namespace) -> int:
+    report = look_into(Path(args.path), values=args.values)
+    if args.json:
+        import json
+
+        print(json.dumps(as_dict(report)))
+    else:
+        terminal = Terminal(sys.stdout)
+        print("\n".join(lines(report, terminal, every_tensor=args.tensors)))
+    return 1 if report.problems else 0
+
+
+@dataclass
+class Report:
+    """What was found. A part that could not be read is None, and `problems` says why."""
+
+    path: Path
+    config: GPT2Config | None = None
+    weights: Weights | None = None
+    vocabulary: int | None = None
+    """Entries of the vocabulary beside the weights; None where there is none."""
+    problems: list[str] = field(default_factory=list)
+
+
+def look_into(path: Path, *, values: bool = False) -> Report:
+    """Read everything that is there, and go on after a part that is broken.
+
+    Raises ModelNotFound where there is nothing at all.
+    """
+    from gpt2.config import GPT2Config
+    from gpt2.weights import open_weights
+
+    if not path.exists():
+        raise ModelNotFound("there is no such file or directory", where=str(path))
+    report = Report(path)
+    with _noting(report):
+        report.weights = open_weights(path)
+    folder = path if path.is_dir() else path.parent
+    if path.is_dir() or (folder / "config.json").is_file():
+        with _noting(report):
+            report.config = GPT2Config.from_json(folder)
+    if report.config is not None and report.weights is not None:
+        with _noting(report):
+            _check_names(report.weights, report.config)
+    if path.is_dir():
+        with _noting(report):
+            _check_vocabulary(report)
+    if values and report.weights is not None:
+        report.problems += _bad_values(report.weights)
+    return report
+
+
+@contextmanager
+def _noting(report: Report) -> Iterator[None]:
+    """An error of ours becomes a problem of the report."""
+    try:
+        yield
+    except Error as error:
+        report.problems.append(f"{type(error).__name__}: {error}")
+
+
+def _check_names(weights: Weights, config: GPT2Config) -> None:
+    """Raise the error that loading this model would raise."""
+    from gpt2.weights import names
+
+    names.canonical(weights, config)
+
+
+def _check_vocabulary(report: Report) -> None:
+    from gpt2.tokenizer import Tokenizer
+
+    report.vocabulary = Tokenizer.load(report.path).vocab_size
+    if report.config is not None and report.vocabulary > report.config.vocab_size:
+        raise TokenizerError(
+            "the vocabulary does not fit the model",
+            where=str(report.path),
+            got=f"{report.vocabulary:,} entries",
+            expected=f"at most {report.config.vocab_size:,}",
+            source="config.json (vocab_size)",
+        )
+
+
+def _bad_values(weights: Weights) -> list[str]:
+    import numpy as np
+
+    problems = []
+    for tensor in weights.values():
+        if tensor.dtype in ("float16", "float32", "float64", "bfloat16"):
+            values = tensor.array if tensor.dtype == "float64" else tensor.to_float32()
+            bad = values.size - int(np.count_nonzero(np.isfinite(values)))
+            if bad:
+                problems.append(f'tensor "{tensor.name}" has {bad:,} values that are NaN or infinite')
+    return problems
+
+
+def as_dict(report: Report) -> dict[str, Any]:
+    """The report for programs."""
+    found: dict[str, Any] = {"path": str(report.path), "problems": report.problems}
+    if report.config is not None:
+        found["config"] = report.config.to_dict()
+        found |= {"parameters": report.config.n_params, "size": KNOWN_SIZES.get(report.config.n_params)}
+        found["memory_bytes"] = memory(report.config)
+    if report.vocabulary is not None:
+        found["vocabulary"] = report.vocabulary
+    if report.weights is not None:
+        found |= {"format": report.weights.format, "metadata": report.weights.metadata}
+        found["files"] = [str(file) for file in report.weights.files]
+        found["tensors"] = [
+            {"name": t.name, "dtype": t.dtype, "shape": list(t.shape), "bytes": t.nbytes}
+            for t in report.weights.values()
+        ]
+    return found
+
+
+def memory(config: GPT2Config) -> dict[str, int]:
+    """Bytes of the parameters by dtype, and of the float32 keys and values of one full window."""
+    sizes = {dtype: config.n_params * size for dtype, size in BYTES.items()}
+    return sizes | {"cache": 2 * config.n_layer * config.n_positions * config.n_embd * 4}
+
+
+def lines(report: Report, terminal: Terminal, *, every_tensor: bool) -> Iterator[str]:
+    """The report for people."""
+    yield terminal.paint(str(report.path), "bold")
+    if (c := report.config) is not None:
+        head = "tied head" if c.tie_word_embeddings else "own head"
+        yield (
+            f"  shape       {c.n_layer} layers, {c.n_embd} wide, {c.n_head} heads of {c.head_dim}, "
+            f"window {c.n_positions:,}, vocabulary {c.vocab_size:,}, {c.activation_function}, {head}"
+        )
+        known = f"; the size of {KNOWN_SIZES[c.n_params]}" if c.n_params in KNOWN_SIZES else ""
+        yield f"  parameters  {c.n_params:,}{known}"
+        used = memory(c)
+        weights = ", ".join(f"{_mb(used[dtype])} as {dtype}" for dtype in BYTES)
+        yield f"  memory      {weights}; {_mb(used['cache'])} for the cache of a full window"
+    if report.vocabulary is not None:
+        yield f"  tokens      {report.vocabulary:,} entries"
+    if (w := report.weights) is not None:
+        dtypes = ", ".join(sorted({tensor.dtype for tensor in w.values()}))
+        files = f" in {len(w.files)} files" if len(w.files) > 1 else ""
+        yield f"  weights     {w.format}{files}, {len(w)} tensors, {_mb(w.nbytes)}, {dtypes}"
+        yield ""
+        yield from _tensor_lines(w, every_tensor)
+    yield ""
+    for problem in report.problems:
+        first, *rest = problem.splitlines()
+        yield "\n  ".join([f"{terminal.paint('problem:', 'red')} {first}", *rest])
+    if not report.problems:
+        yield terminal.paint("no problems found", "green")
+
+
+def _tensor_lines(weights: Weights, every_tensor: bool) -> Iterator[str]:
+    """One line per tensor, or per kind: tensors whose names differ in a number only, of one dtype and
+    shape."""
+    kinds = Counter(
+        (t.name if every_tensor else re.sub(r"\b\d+\b", "*", t.name), t.dtype, t.shape)
+        for t in weights.values()
+    )
+    width = max((len(name) for name, _, _ in kinds), default=0)
+    for (name, dtype, shape), count in kinds.items():
+        times = f"  x {count}" if count > 1 else ""
+        sizes = " x ".join(map(str, shape)) or "scalar"
+        yield f"  {escape(name):<{width}}  {dtype:<8}  {sizes}{times}"
+
+
+def _mb(size: int) -> str:
+    return f"{size / 1e6:,.1f} MB"

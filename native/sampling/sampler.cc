@@ -99,7 +99,7 @@ void Workspace::keep_largest(const float* x, std::size_t n, ToExponent to_z, std
 
 // weight[i] = exp(z[i]) of the candidates; returns their sum.
 double Workspace::weigh() {
-  for (std::size_t i = 0; i < count; ++i) weight[i] = exp_nonpositive(z[i]);
+  exp_all(z.data(), count, weight.data());
   double total = 0.0;
   for (std::size_t i = 0; i < count; ++i) total += static_cast<double>(weight[i]);
   return total;

@@ -1,8 +1,8 @@
 // The passes over all V logits: largest value, sum of exponentials, values above a bound.
 //
-// They are written in blocks of fixed size with fixed lanes, so that compilers make vector code of them and the order
-// of summation is part of the source: the same bits on every machine. The largest value of each block lets later passes
-// skip the blocks that hold nothing of interest, which for a language model are nearly all.
+// They work in blocks of fixed size with fixed lanes, so the order of summation is part of the source: the same bits on
+// every machine. The largest value of each block lets later passes skip the blocks that hold nothing of interest, which
+// for a language model are nearly all.
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -33,11 +33,14 @@ struct ToExponent {
 };
 
 // Sum over x [n] of exp_nonpositive(z(x)); block_sum [blocks_of(n)], if not null, receives the sum of each block.
-double sum_exp(const float* x, std::size_t n, ToExponent z, double* block_sum);
+double sum_exp(const float* x, std::size_t n, ToExponent to_z, double* block_sum);
+
+// out[i] = exp_nonpositive(z[i]), both [n]; out may be z.
+void exp_all(const float* z, std::size_t n, float* out);
 
 // Writes z and index of every x with z(x) >= bound, in the order of the index; returns how many.
 // Both outputs have room for n.
-std::size_t gather(const float* x, std::size_t n, const float* block_max, ToExponent z, double bound, float* out_z,
+std::size_t gather(const float* x, std::size_t n, const float* block_max, ToExponent to_z, double bound, float* out_z,
                    std::int32_t* out_index);
 
 }  // namespace gpt2::sampling

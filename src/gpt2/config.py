@@ -1,9 +1,8 @@
 """The shape of a GPT-2, as Hugging Face's config.json states it.
 
-One frozen record from the file to the engine. Field names are Hugging Face's. A key that this project does
-not know and that cannot change the result survives a round trip in `extra`; a key that would change the result
-and cannot be honoured is a ConfigError that names it. Knows no tensors (weights/names.py) and no arithmetic
-(native/model).
+One frozen record from the file to the engine. Field names are Hugging Face's. A key that is unknown here and
+cannot change the result survives a round trip in `extra`; a key that would change the result and cannot be
+honoured is a ConfigError that names it. Knows no tensors (weights/names.py) and no arithmetic (native/model).
 
 Letters: V = vocab_size, T = n_positions, C = n_embd, H = n_head, D = C/H, I = n_inner, L = n_layer.
 """
@@ -170,8 +169,7 @@ class GPT2Config:
 
     def to_dict(self) -> dict[str, Any]:
         """What config.json says: Hugging Face's keys and the kept ones. `from_json(c.to_dict()) == c`."""
-        out: dict[str, Any] = {**_WRITTEN, **self.extra}
-        out["architectures"] = list(out["architectures"] or [])
+        out: dict[str, Any] = {**_WRITTEN, "architectures": ["GPT2LMHeadModel"], **self.extra}
         out.update((f.name, getattr(self, f.name)) for f in fields(self) if f.name != "extra")
         if "n_ctx" in out:
             out["n_ctx"] = self.n_positions

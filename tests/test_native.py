@@ -107,15 +107,6 @@ def test_programs_pass_under_address_and_undefined_sanitizers() -> None:
     run_programs(folder, UBSAN_OPTIONS="print_stacktrace=1")
 
 
-def test_an_instruction_set_that_does_not_exist_is_refused(release_build: Path) -> None:
-    program = next(p for p in (release_build / "native" / "tests").glob("*_test") if p.is_file())
-    assert program.name  # the build holds at least one program
-    from gpt2 import EngineError, _native
-
-    with pytest.raises(EngineError, match="sse9"):
-        _native.choose_isa("sse9")
-
-
 def test_clang_compiles_everything_without_a_warning(clang_build: Path) -> None:
     run_programs(clang_build)
 

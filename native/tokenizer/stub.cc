@@ -1,1 +1,0 @@
-#include "tokenizer/stub.h"

@@ -1,0 +1,159 @@
+#include "tokenizer/tokenizer.h"
+
+#include <algorithm>
+
+#include "base/errors.h"
+#include "base/thread_pool.h"
+#include "tokenizer/pretokenizer.h"
+
+namespace gpt2::tokenizer {
+
+// What one thread needs while it encodes.
+class EncodeContext {
+ public:
+  BpeScratch scratch;
+};
+
+// A context that goes back when the call is over.
+class Tokenizer::Lease {
+ public:
+  explicit Lease(const Tokenizer& owner) : owner_(owner) {
+    {
+      const std::lock_guard<std::mutex> lock(owner.mutex_);
+      if (!owner.idle_.empty()) {
+        context_ = std::move(owner.idle_.back());
+        owner.idle_.pop_back();
+      }
+    }
+    if (!context_) context_ = std::make_unique<EncodeContext>();
+  }
+  ~Lease() {
+    const std::lock_guard<std::mutex> lock(owner_.mutex_);
+    if (owner_.idle_.size() < owner_.idle_.capacity()) owner_.idle_.push_back(std::move(context_));
+  }
+  Lease(const Lease&) = delete;
+  Lease& operator=(const Lease&) = delete;
+  EncodeContext& operator*() const { return *context_; }
+
+ private:
+  const Tokenizer& owner_;
+  std::unique_ptr<EncodeContext> context_;
+};
+
+namespace {
+
+// Finds the allowed special tokens in a text, from left to right, each text position at most once per token.
+class SpecialFinder {
+ public:
+  SpecialFinder(const Vocabulary& vocabulary, std::string_view text, std::span<const std::uint32_t> allowed)
+      : vocabulary_(vocabulary), text_(text) {
+    for (const std::uint32_t id : allowed) {
+      if (!vocabulary.is_special(id)) {
+        throw Error(ErrorKind::kInvalidRequest, "allowed_special", "id " + std::to_string(id), "the id of a special token");
+      }
+      found_.push_back({id, text.find(vocabulary.token(id))});
+    }
+  }
+
+  // The first special token at or after `from`; false where there is none.
+  bool next(std::size_t from, std::size_t& at, std::uint32_t& id) {
+    at = std::string_view::npos;
+    for (Found& f : found_) {
+      if (f.at < from) f.at = text_.find(vocabulary_.token(f.id), from);
+      if (f.at == std::string_view::npos) continue;
+      if (f.at < at || (f.at == at && vocabulary_.token(f.id).size() > vocabulary_.token(id).size())) {
+        at = f.at;
+        id = f.id;
+      }
+    }
+    return at != std::string_view::npos;
+  }
+
+ private:
+  struct Found {
+    std::uint32_t id;
+    std::size_t at;
+  };
+  const Vocabulary& vocabulary_;
+  std::string_view text_;
+  std::vector<Found> found_;
+};
+
+template <typename Id>
+std::string decode_ids(const Vocabulary& vocabulary, const Id* ids, std::size_t count, bool skip_special) {
+  std::string out;
+  for (std::size_t i = 0; i < count; ++i) {
+    if (ids[i] < 0 || static_cast<std::uint64_t>(ids[i]) >= vocabulary.size()) {
+      throw Error(ErrorKind::kInvalidRequest, "token id at position " + std::to_string(i), std::to_string(ids[i]),
+                  "0 to " + std::to_string(vocabulary.size() - 1) + ", the ids of this vocabulary");
+    }
+    const auto id = static_cast<std::uint32_t>(ids[i]);
+    if (skip_special && vocabulary.is_special(id)) continue;
+    out += vocabulary.token(id);
+  }
+  return out;
+}
+
+}  // namespace
+
+Tokenizer::Tokenizer(Vocabulary vocabulary) : vocabulary_(std::move(vocabulary)), bpe_(vocabulary_) {
+  // Reserved, so that giving a context back allocates nothing and cannot throw. More than these are not kept.
+  idle_.reserve(64);
+}
+
+Tokenizer::~Tokenizer() = default;
+
+void Tokenizer::encode_plain(std::string_view text, EncodeContext& context, IdBuffer& out) const {
+  const auto* bytes = reinterpret_cast<const std::uint8_t*>(text.data());
+  PreTokenizer words(bytes, text.size());
+  std::size_t ends[256];
+  std::size_t start = 0;
+  while (const std::size_t count = words.next(ends, std::size(ends))) {
+    for (std::size_t i = 0; i < count; ++i) {
+      bpe_.encode_word(bytes + start, ends[i] - start, context.scratch, out);
+      start = ends[i];
+    }
+  }
+}
+
+void Tokenizer::encode(std::string_view text, std::span<const std::uint32_t> allowed, IdBuffer& out) const {
+  const Lease context(*this);
+  SpecialFinder specials(vocabulary_, text, allowed);
+  std::size_t from = 0, at = 0;
+  std::uint32_t id = 0;
+  while (!allowed.empty() && specials.next(from, at, id)) {
+    encode_plain(text.substr(from, at - from), *context, out);
+    out.push_back(static_cast<std::int32_t>(id));
+    from = at + vocabulary_.token(id).size();
+  }
+  encode_plain(text.substr(from), *context, out);
+}
+
+std::vector<IdBuffer> Tokenizer::encode_batch(std::span<const std::string_view> texts,
+                                              std::span<const std::uint32_t> allowed, int threads) const {
+  std::vector<IdBuffer> out(texts.size());
+  threads = static_cast<int>(std::min<std::size_t>(static_cast<std::size_t>(threads), std::max<std::size_t>(texts.size(), 1)));
+  ThreadPool pool(threads);
+  std::mutex fault_mutex;
+  std::exception_ptr fault;
+  pool.run(texts.size(), [&](std::size_t task, int) {
+    try {
+      encode(texts[task], allowed, out[task]);
+    } catch (...) {
+      const std::lock_guard<std::mutex> lock(fault_mutex);
+      fault = std::current_exception();
+    }
+  });
+  if (fault) std::rethrow_exception(fault);
+  return out;
+}
+
+std::string Tokenizer::decode(const std::int64_t* ids, std::size_t count, bool skip_special) const {
+  return decode_ids(vocabulary_, ids, count, skip_special);
+}
+
+std::string Tokenizer::decode(const std::int32_t* ids, std::size_t count, bool skip_special) const {
+  return decode_ids(vocabulary_, ids, count, skip_special);
+}
+
+}  // namespace gpt2::tokenizer

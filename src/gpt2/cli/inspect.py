@@ -30,15 +30,6 @@ if TYPE_CHECKING:
 BYTES = {"float32": 4, "bfloat16": 2}
 """What a parameter takes in memory, by the values of --weights."""
 
-KNOWN_SIZES = {
-    124_439_808: "gpt2 (124M)",
-    354_823_168: "gpt2-medium (355M)",
-    774_030_080: "gpt2-large (774M)",
-    1_557_611_200: "gpt2-xl (1.5B)",
-    81_912_576: "distilgpt2 (82M)",
-}
-"""Parameters, a tied head counted once, of the released models."""
-
 
 def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("path", help="a model directory, or one weights file")
@@ -70,6 +61,8 @@ class Report:
     weights: Weights | None = None
     vocabulary: int | None = None
     """Entries of the vocabulary beside the weights; None where there is none."""
+    notes: list[str] = field(default_factory=list)
+    """What was guessed, where a file came without a config."""
     problems: list[str] = field(default_factory=list)
 
 
@@ -90,14 +83,11 @@ def look_into(path: Path, *, values: bool = False) -> Report:
     if path.is_dir() or (folder / "config.json").is_file():
         with _noting(report):
             report.config = GPT2Config.from_json(folder)
-    if report.config is not None and report.weights is not None:
-        with _noting(report):
-            _check_names(report.weights, report.config)
+    with _noting(report):
+        _check_weights(report, values)
     if path.is_dir():
         with _noting(report):
             _check_vocabulary(report)
-    if values and report.weights is not None:
-        report.problems += _bad_values(report.weights)
     return report
 
 
@@ -110,11 +100,18 @@ def _noting(report: Report) -> Iterator[None]:
         report.problems.append(f"{type(error).__name__}: {error}")
 
 
-def _check_names(weights: Weights, config: GPT2Config) -> None:
-    """Raise the error that loading this model would raise."""
-    from gpt2.weights import names
+def _check_weights(report: Report, values: bool) -> None:
+    """Hold the tensors to the config; a file that comes without one gets the config that its shapes tell."""
+    from gpt2.weights import check_weights, infer_config
 
-    names.canonical(weights, config)
+    if report.weights is None:
+        return
+    if report.config is not None:
+        check_weights(report.weights, report.config, finite=values)
+    elif not report.path.is_dir():
+        inferred = infer_config(report.weights)
+        report.config, report.notes = inferred.config, list(inferred.notes)
+        check_weights(report.weights, report.config, finite=values)
 
 
 def _check_vocabulary(report: Report) -> None:
@@ -131,25 +128,12 @@ def _check_vocabulary(report: Report) -> None:
         )
 
 
-def _bad_values(weights: Weights) -> list[str]:
-    import numpy as np
-
-    problems = []
-    for tensor in weights.values():
-        if tensor.dtype in ("float16", "float32", "float64", "bfloat16"):
-            values = tensor.array if tensor.dtype == "float64" else tensor.to_float32()
-            bad = values.size - int(np.count_nonzero(np.isfinite(values)))
-            if bad:
-                problems.append(f'tensor "{tensor.name}" has {bad:,} values that are NaN or infinite')
-    return problems
-
-
 def as_dict(report: Report) -> dict[str, Any]:
     """The report for programs."""
-    found: dict[str, Any] = {"path": str(report.path), "problems": report.problems}
+    found: dict[str, Any] = {"path": str(report.path), "notes": report.notes, "problems": report.problems}
     if report.config is not None:
         found["config"] = report.config.to_dict()
-        found |= {"parameters": report.config.n_params, "size": KNOWN_SIZES.get(report.config.n_params)}
+        found |= {"parameters": report.config.n_params, "size": known_name(report.config)}
         found["memory_bytes"] = memory(report.config)
     if report.vocabulary is not None:
         found["vocabulary"] = report.vocabulary
@@ -169,6 +153,13 @@ def memory(config: GPT2Config) -> dict[str, int]:
     return sizes | {"cache": 2 * config.n_layer * config.n_positions * config.n_embd * 4}
 
 
+def known_name(config: GPT2Config) -> str | None:
+    """The released model of this size, such as gpt2-medium, if there is one."""
+    from gpt2.config import KNOWN_SIZES
+
+    return next((name for name, known in KNOWN_SIZES.items() if known.n_params == config.n_params), None)
+
+
 def lines(report: Report, terminal: Terminal, *, every_tensor: bool) -> Iterator[str]:
     """The report for people."""
     yield terminal.paint(str(report.path), "bold")
@@ -178,7 +169,8 @@ def lines(report: Report, terminal: Terminal, *, every_tensor: bool) -> Iterator
             f"  shape       {c.n_layer} layers, {c.n_embd} wide, {c.n_head} heads of {c.head_dim}, "
             f"window {c.n_positions:,}, vocabulary {c.vocab_size:,}, {c.activation_function}, {head}"
         )
-        known = f"; the size of {KNOWN_SIZES[c.n_params]}" if c.n_params in KNOWN_SIZES else ""
+        name = known_name(c)
+        known = f"; the size of {name}" if name else ""
         yield f"  parameters  {c.n_params:,}{known}"
         used = memory(c)
         weights = ", ".join(f"{_mb(used[dtype])} as {dtype}" for dtype in BYTES)
@@ -192,6 +184,8 @@ def lines(report: Report, terminal: Terminal, *, every_tensor: bool) -> Iterator
         yield ""
         yield from _tensor_lines(w, every_tensor)
     yield ""
+    for note in report.notes:
+        yield f"note: {note}"
     for problem in report.problems:
         first, *rest = problem.splitlines()
         yield "\n  ".join([f"{terminal.paint('problem:', 'red')} {first}", *rest])

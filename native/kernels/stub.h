@@ -1,2 +1,0 @@
-#pragma once
-namespace gpt2::kernels {}

@@ -1,0 +1,76 @@
+// The forward pass of a GPT-2 over a ragged batch: some new tokens of some sequences, no padding.
+//
+// The rows of all slices are stacked to M rows; matrices see M rows, attention sees each sequence's own. Every kernel
+// computes a row as if it stood alone (kernels/*.h), so logits do not depend on the company, the chunking or the threads.
+// Radford et al. 2019: pre-LN blocks, x += attention(LN(x)), x += MLP(LN(x)), logits = LN_f(x) . head^T.
+#pragma once
+#include <cstdint>
+#include <functional>
+#include <vector>
+
+#include "base/aligned.h"
+#include "base/thread_pool.h"
+#include "kernels/table.h"
+#include "model/cache.h"
+#include "model/weights.h"
+
+namespace gpt2::model {
+
+// The next `count` tokens of one sequence; they go to positions cache->length() .. + count.
+struct Slice {
+  Cache* cache;
+  const std::int32_t* ids;
+  std::size_t count;
+};
+
+// Receives the residual stream: after the embedding (index 0) and after each block (1 .. L), rows [M, C].
+using Capture = std::function<void(std::size_t index, const float* rows)>;
+
+// Called between layers of a large pass; may throw to abandon it, which leaves every cache as it was.
+using Poll = std::function<void()>;
+
+class Model {
+ public:
+  // The most rows of one pass: enough for the register tiles to be busy, few enough to be interrupted soon.
+  static constexpr std::size_t kMaxRows = 256;
+
+  Model(Config config, Weights weights, const kernels::Kernels& kernels, int threads);
+
+  const Config& config() const { return config_; }
+  const Weights& weights() const { return weights_; }
+  ThreadPool& pool() { return pool_; }
+
+  // Runs the slices (together at most kMaxRows tokens, ids already checked, a cache at most once) and advances their
+  // caches. The residual stream stays inside for logits() and normalised() until the next call.
+  void forward(const std::vector<Slice>& slices, const Capture& capture, const Poll& poll);
+
+  // Logits of some rows of the last forward pass, [rows.size(), V], rows at most kMaxRows.
+  void logits(const std::vector<std::size_t>& rows, float* out);
+
+  // LN_f of `count` rows from `first` of the last forward pass, [count, C].
+  void normalised(std::size_t first, std::size_t count, float* out);
+
+ private:
+  struct Task {  // attention of rows [first, first + count) of a slice, one head
+    std::uint32_t slice, head, first, count;
+  };
+  void plan_attention(const std::vector<Slice>& slices);
+  void embed(const std::vector<Slice>& slices, std::size_t rows);
+  void norm(const float* x, const Vector& gain, const Vector& bias, float* y, std::size_t rows);
+  void linear(const float* x, const Linear& layer, float* y, std::size_t rows, kernels::Activation activation,
+              bool accumulate);
+  void write_cache(const std::vector<Slice>& slices, std::size_t layer);
+  void attend(const std::vector<Slice>& slices, std::size_t layer);
+  float* scratch(int thread) { return scratch_.data() + static_cast<std::size_t>(thread) * scratch_size_; }
+
+  Config config_;
+  Weights weights_;
+  const kernels::Kernels& kernels_;
+  ThreadPool pool_;
+  std::size_t scratch_size_;
+  AlignedFloats scratch_, x_, normed_, qkv_, inner_;
+  std::vector<std::size_t> slice_rows_;  // the first row of each slice
+  std::vector<Task> tasks_;
+};
+
+}  // namespace gpt2::model

@@ -1,0 +1,9 @@
+"""The Python face of the native engine: load a model; generate, stream, score, embed with it.
+
+numpy in and out; the arithmetic is native (native/engine/engine.h), the text is handled here.
+"""
+
+from gpt2.engine.loading import load
+from gpt2.engine.model import LanguageModel
+
+__all__ = ["LanguageModel", "load"]

@@ -1,0 +1,248 @@
+"""LanguageModel: one loaded GPT-2 and everything that can be asked of it.
+
+A thin layer: prompts.py makes ids, generation.py runs the loop, the native engine computes. Letters: B texts, T tokens,
+C = n_embd, L = n_layer, V = vocab_size.
+"""
+
+from __future__ import annotations
+
+import math
+import secrets
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal, cast, get_args
+
+import numpy as np
+import numpy.typing as npt
+
+from gpt2 import _native
+from gpt2.config import GPT2Config
+from gpt2.decoding import SamplingParams
+from gpt2.engine.generation import Generation
+from gpt2.engine.prompts import Ids, Prompt, as_ids, encode_prompt, is_one_prompt, start_id, too_long
+from gpt2.errors import InvalidRequest, PromptTooLong, TokenizerError
+from gpt2.protocols import Chunk, Completion, NextToken, Score
+from gpt2.tokenizer import Tokenizer
+
+Floats = npt.NDArray[np.float32]
+Pooling = Literal["mean", "last", "weighted"]
+
+
+class LanguageModel:
+    """A GPT-2 on the native engine. Made by gpt2.load(). Safe to call from several threads; calls take turns."""
+
+    def __init__(
+        self,
+        *,
+        config: GPT2Config,
+        tokenizer: Tokenizer | None,
+        native: _native.Engine,
+        name: str,
+        path: Path,
+        weights: str,
+    ) -> None:
+        self.config = config
+        self.name = name
+        """What load() was asked for."""
+        self.path = path
+        """Where the weights came from."""
+        self.weights = weights
+        """How the matrices are kept: float32 or bfloat16."""
+        self._tokenizer = tokenizer
+        self._native = native
+
+    def __repr__(self) -> str:
+        return (
+            f"<gpt2.LanguageModel {self.name!r}: {self.config.n_params:,} parameters, {self.weights}, "
+            f"{self.isa}, {self.threads} threads>"
+        )
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The model's tokenizer. Raises TokenizerError when its directory has none."""
+        if self._tokenizer is None:
+            raise TokenizerError(
+                "the model has no tokenizer",
+                where=str(self.path),
+                expected="tokenizer.json, vocab.json + merges.txt, or encoder.json + vocab.bpe beside the weights",
+                hint="copy the tokenizer's files there, or give token ids instead of text",
+            )
+        return self._tokenizer
+
+    @property
+    def threads(self) -> int:
+        return self._native.threads
+
+    @property
+    def isa(self) -> str:
+        """The instruction set in use: generic, avx2 or avx512."""
+        return self._native.isa
+
+    def generate(
+        self,
+        prompt: Prompt | Sequence[Prompt],
+        params: SamplingParams | None = None,
+        *,
+        preset: str | None = None,
+        **options: Any,
+    ) -> Completion | list[Completion]:
+        """Continue a prompt (text or token ids), or each of a sequence of them.
+
+        Options are the fields of SamplingParams, on top of `params` or a `preset`. One prompt with n == 1 gives a Completion; otherwise
+        a list, the n alternatives of a prompt side by side. Each prompt gets the result that it gets alone. Raises
+        InvalidRequest (PromptTooLong, UnknownOption).
+        """
+        one = is_one_prompt(prompt) or prompt in ("", [])
+        prompts = [cast(Prompt, prompt)] if one else list(cast("Sequence[Prompt]", prompt))
+        chosen = _params(params, preset, options)
+        done: dict[tuple[int, int], Completion] = {}
+        for at, chunk in self._chunks(prompts, chosen):
+            if chunk.completion is not None:
+                done[at, chunk.index] = chunk.completion
+        ordered = [done[key] for key in sorted(done)]
+        return ordered[0] if one and chosen.n == 1 else ordered
+
+    def stream(
+        self, prompt: Prompt, params: SamplingParams | None = None, *, preset: str | None = None, **options: Any
+    ) -> Iterator[Chunk]:
+        """The same continuation as generate(), piece by piece; with n > 1 the alternatives take turns.
+
+        Wrong arguments raise here, not at the first piece. Stop iterating to abandon the rest.
+        """
+        chunks = self._chunks([prompt], _params(params, preset, options))
+        return (chunk for _, chunk in chunks)
+
+    def _chunks(self, prompts: Sequence[Prompt], params: SamplingParams) -> Iterator[tuple[int, Chunk]]:
+        seed = params.seed if params.seed is not None else secrets.randbits(63)
+        encoded = [encode_prompt(prompt, params, self.config, self._tokenizer) for prompt in prompts]
+        if self._tokenizer is None and params.stop:
+            raise InvalidRequest("stop strings need a tokenizer, and this model has none", hint="stop_token_ids")
+        return Generation(self._native, self.config, self._tokenizer, params, seed).run(encoded)
+
+    def logits(self, ids: Sequence[int] | npt.NDArray[Any], *, first: int = 0) -> Floats:
+        """Unnormalised log-probabilities after each position, float32 [T, V]; with `first`, of positions first.. alone."""
+        array = self._window_ids(ids)
+        if not 0 <= first < array.size:
+            raise InvalidRequest("first", got=first, expected=f"0 to {array.size - 1}")
+        return cast(Floats, self._native.logits(array, first))
+
+    def hidden_states(self, ids: Sequence[int] | npt.NDArray[Any]) -> Floats:
+        """The residual stream, float32 [L + 1, T, C]: after the embedding, after each block, and the last one after LN_f.
+
+        The same as transformers' hidden_states with output_hidden_states=True.
+        """
+        return cast(Floats, self._native.hidden_states(self._window_ids(ids)))
+
+    def next_tokens(self, prompt: Prompt, n: int = 10) -> list[NextToken]:
+        """The `n` most probable next tokens, best first; their probabilities are those of the model itself."""
+        if isinstance(n, bool) or not isinstance(n, int) or n < 1:
+            raise InvalidRequest("n", got=repr(n), expected="a whole number of at least 1")
+        ids, _ = encode_prompt(prompt, SamplingParams(), self.config, self._tokenizer)
+        logits = self._native.logits(ids, ids.size - 1)[0].astype(np.float64)
+        logprobs = logits - (logits.max() + math.log(np.exp(logits - logits.max()).sum()))
+        best = np.argsort(-logprobs, kind="stable")[:n]
+        return [
+            NextToken(
+                id=int(i), text=self._piece(int(i)), probability=math.exp(logprobs[i]), logprob=float(logprobs[i])
+            )
+            for i in best
+        ]
+
+    def score(self, text: Prompt, *, stride: int | None = None) -> Score:
+        """The log-probability of each token of a text; the first one follows the end-of-text token.
+
+        A text that does not fit the window raises PromptTooLong, unless `stride` is given: then windows of n_positions
+        tokens are moved by `stride`, and each token is scored once, with at least n_positions - stride tokens before it.
+        """
+        ids, _ = self._score_ids(text)
+        window = self.config.n_positions
+        if stride is not None and (isinstance(stride, bool) or not 1 <= stride <= window):
+            raise InvalidRequest("stride", got=repr(stride), expected=f"1 to {window} (n_positions), or None")
+        if ids.size - 1 > window and stride is None:
+            error = too_long(int(ids.size) - 1, window)
+            raise PromptTooLong(error.what, got=error.got, expected=error.expected, source=error.source,
+                                hint=f"stride={max(1, window // 2)}")
+        logprobs = self._strided(ids, window, stride or window)
+        tokens = tuple(int(i) for i in ids[1:])
+        total = math.fsum(logprobs)
+        count = self._byte_count(text, tokens)
+        return Score(
+            tokens=tokens,
+            texts=tuple(self._piece(i) for i in tokens) if self._tokenizer is not None else (),
+            logprobs=tuple(logprobs),
+            total=total,
+            perplexity=math.exp(-total / len(tokens)) if tokens else 1.0,
+            bits_per_byte=-total / math.log(2) / count if count else 0.0,
+        )
+
+    def _strided(self, ids: Ids, window: int, stride: int) -> list[float]:
+        logprobs: list[float] = []
+        begin = 0
+        while len(logprobs) < ids.size - 1:
+            piece = ids[begin : begin + window + 1]
+            scored = self._native.score(piece)
+            logprobs += [float(x) for x in scored[len(logprobs) - begin :]]
+            begin += stride
+        return logprobs
+
+    def embed(
+        self, texts: Prompt | Iterable[Prompt], layer: int = -1, pooling: Pooling = "mean"
+    ) -> Floats:
+        """One vector per text, float32 [B, C]: the hidden states of `layer` (0 embedding ... L, or from the end) pooled over tokens.
+
+        pooling: "mean", "last" token, or "weighted" by position (w_t = t / sum t; SGPT, arXiv:2202.08904). Raises PromptTooLong.
+        """
+        if pooling not in get_args(Pooling):
+            raise InvalidRequest("pooling", got=repr(pooling), expected=" | ".join(get_args(Pooling)))
+        states = self.config.n_layer + 1
+        if isinstance(layer, bool) or not isinstance(layer, int) or not -states <= layer < states:
+            raise InvalidRequest("layer", got=repr(layer), expected=f"{-states} to {states - 1}", source="n_layer")
+        many = [cast(Prompt, texts)] if is_one_prompt(texts) or texts == "" else list(cast("Iterable[Prompt]", texts))
+        rows = [self._pooled(prompt, layer, pooling) for prompt in many]
+        return np.stack(rows) if rows else np.empty((0, self.config.n_embd), dtype=np.float32)
+
+    def _pooled(self, prompt: Prompt, layer: int, pooling: Pooling) -> Floats:
+        ids, _ = encode_prompt(prompt, SamplingParams(), self.config, self._tokenizer)
+        states = self._native.hidden_states(ids)[layer]  # [T, C]
+        if pooling == "last":
+            return cast(Floats, states[-1])
+        weights = np.ones(ids.size) if pooling == "mean" else np.arange(1, ids.size + 1)
+        pooled = (weights / weights.sum()) @ states.astype(np.float64)
+        return cast(Floats, pooled.astype(np.float32))
+
+    def _window_ids(self, ids: Sequence[int] | npt.NDArray[Any]) -> Ids:
+        array = as_ids(ids, self.config.vocab_size)
+        if array.size > self.config.n_positions:
+            raise too_long(int(array.size), self.config.n_positions)
+        return array
+
+    def _score_ids(self, text: Prompt) -> tuple[Ids, int]:
+        """The start token and the ids of the text."""
+        if isinstance(text, str):
+            ids = np.asarray(self.tokenizer.encode(text), dtype=np.int32)
+        else:
+            ids = as_ids(text, self.config.vocab_size) if len(text) else np.empty(0, dtype=np.int32)
+        start = np.array([start_id(self.config, self._tokenizer)], dtype=np.int32)
+        return np.concatenate([start, ids]), int(ids.size)
+
+    def _byte_count(self, text: Prompt, tokens: Sequence[int]) -> int:
+        if isinstance(text, str):
+            return len(text.encode("utf-8", "surrogatepass"))
+        if self._tokenizer is None:
+            return 0
+        return len(self._tokenizer.decode_bytes(tokens))
+
+    def _piece(self, token: int) -> str:
+        if self._tokenizer is None:
+            return ""
+        if token >= self._tokenizer.vocab_size:
+            return "\ufffd"
+        return self._tokenizer.token_bytes(token).decode("utf-8", "replace")
+
+
+def _params(params: SamplingParams | None, preset: str | None, options: dict[str, Any]) -> SamplingParams:
+    if params is None:
+        return SamplingParams.from_options(preset, **options)
+    if preset is not None:
+        raise InvalidRequest("params and preset contradict each other", hint="give one of them")
+    return params.replace(**options) if options else params

@@ -1,0 +1,108 @@
+"""What callers may give as a prompt, and how it becomes token ids that fit the window.
+
+Nothing is cut silently: a prompt that does not fit is PromptTooLong unless the request names a policy, and the cut is reported.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, TypeAlias, cast
+
+import numpy as np
+import numpy.typing as npt
+
+from gpt2.config import GPT2Config
+from gpt2.decoding import SamplingParams
+from gpt2.errors import InvalidRequest, PromptTooLong
+from gpt2.protocols import Cut
+from gpt2.tokenizer import Tokenizer
+
+Ids: TypeAlias = npt.NDArray[np.int32]
+Prompt: TypeAlias = "str | Sequence[int] | npt.NDArray[Any]"
+
+
+def as_ids(values: Sequence[int] | npt.NDArray[Any], vocab_size: int) -> Ids:
+    """int32 [T] from any sequence of whole numbers. Raises InvalidRequest with the position of a wrong one."""
+    if isinstance(values, (str, bytes)):
+        raise InvalidRequest("token ids", got=type(values).__name__, expected="a sequence of whole numbers",
+                             hint="encode the text first: lm.tokenizer.encode(text)")
+    try:
+        array = np.asarray(values)
+    except (ValueError, OverflowError) as error:
+        raise InvalidRequest("token ids", got="no regular array", expected="a flat sequence of ids") from error
+    if array.ndim != 1 or array.size == 0:
+        raise InvalidRequest("token ids", got=f"shape {list(array.shape)}", expected="a flat sequence, at least one")
+    if array.dtype.kind not in "iu":
+        raise InvalidRequest("token ids", got=f"values of type {array.dtype}", expected="whole numbers below 2^31")
+    wrong = (array < 0) | (array >= vocab_size)
+    if wrong.any():
+        at = int(wrong.argmax())
+        raise InvalidRequest(
+            f"token id at position {at}", got=int(array[at]), expected=f"0 to {vocab_size - 1}", source="vocab_size"
+        )
+    return np.ascontiguousarray(array, dtype=np.int32)
+
+
+def is_one_prompt(prompt: object) -> bool:
+    """True for a text or a flat sequence of ids; False for a sequence of prompts."""
+    if isinstance(prompt, str):
+        return True
+    if isinstance(prompt, np.ndarray):
+        return prompt.ndim == 1
+    return isinstance(prompt, Sequence) and len(prompt) > 0 and isinstance(prompt[0], (int, np.integer))
+
+
+def start_id(config: GPT2Config, tokenizer: Tokenizer | None) -> int:
+    """The token that an empty prompt begins with: the end-of-text token, which stands between documents."""
+    candidates = [tokenizer.eos_id if tokenizer is not None else None, *eos_ids(config), config.bos_token_id]
+    for candidate in candidates:
+        if candidate is not None and 0 <= candidate < config.vocab_size:
+            return candidate
+    raise InvalidRequest("an empty prompt needs an end-of-text token, and this model has none",
+                         hint="give at least one character or token")
+
+
+def eos_ids(config: GPT2Config) -> tuple[int, ...]:
+    """The end-of-text ids of the config that the vocabulary has."""
+    eos = config.eos_token_id
+    many = eos if isinstance(eos, tuple) else () if eos is None else (eos,)
+    return tuple(one for one in many if 0 <= one < config.vocab_size)
+
+
+def encode_prompt(
+    prompt: Prompt, params: SamplingParams, config: GPT2Config, tokenizer: Tokenizer | None
+) -> tuple[Ids, Cut | None]:
+    """The ids that the model will see (never more than n_positions), and what was cut to get there."""
+    if isinstance(prompt, str):
+        if tokenizer is None:
+            raise InvalidRequest("the model has no tokenizer, so that a text cannot be its prompt", hint="give token ids")
+        allowed = tuple(tokenizer.special_tokens) if params.allow_special else ()
+        ids = np.asarray(tokenizer.encode(prompt, allowed_special=allowed), dtype=np.int32)
+    else:
+        ids = as_ids(prompt, config.vocab_size) if len(prompt) else np.empty(0, dtype=np.int32)
+    if ids.size == 0:
+        return np.array([start_id(config, tokenizer)], dtype=np.int32), None
+    if ids.size <= config.n_positions:
+        return ids, None
+    return _cut(ids, params, config.n_positions)
+
+
+def too_long(tokens: int, window: int) -> PromptTooLong:
+    return PromptTooLong(
+        "the prompt does not fit the context window",
+        got=f"{tokens} tokens",
+        expected=f"at most {window}",
+        source="n_positions of the model",
+        hint='a shorter prompt, or truncate="left", "right" or "middle" (the side that is cut away)',
+    )
+
+
+def _cut(ids: Ids, params: SamplingParams, window: int) -> tuple[Ids, Cut]:
+    """Cut to the window less the room for the new tokens (at most half of it)."""
+    if params.truncate is None:
+        raise too_long(ids.size, window)
+    keep = max(1, window - min(params.max_new_tokens, window // 2))
+    removed = ids.size - keep
+    start = {"left": 0, "right": keep, "middle": (keep + 1) // 2}[params.truncate]
+    cut = Cut(policy=params.truncate, original=int(ids.size), start=start, stop=start + removed)
+    return cast(Ids, np.concatenate([ids[:start], ids[start + removed :]])), cut

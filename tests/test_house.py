@@ -33,6 +33,17 @@ worse."""
 
 PUBLIC = {
     "__version__",
+    "Chunk",
+    "Completion",
+    "Error",
+    "GPT2Config",
+    "LanguageModel",
+    "NextToken",
+    "SamplingParams",
+    "Score",
+    "Tokenizer",
+    "load",
+    "open_weights",
 }
 """The names of `gpt2` itself. A change here is a change of the public API: say so in CHANGELOG.md."""
 

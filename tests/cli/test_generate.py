@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from argparse import Namespace
 from collections.abc import Callable
 from typing import Any
 
@@ -141,20 +142,11 @@ def test_what_was_cut_is_said_on_stderr(gpt2: Gpt2, model: FakeModel) -> None:
     assert "--overflow slide" in done.err
 
 
-def test_isa_flag_is_the_environment_variable(monkeypatch: pytest.MonkeyPatch) -> None:
-    import os
-    from argparse import Namespace
-
+def test_model_flags_go_to_load(monkeypatch: pytest.MonkeyPatch) -> None:
     import gpt2
     from gpt2.cli import arguments
 
-    seen = []
-    monkeypatch.setenv("GPT2_ISA", "")
-    monkeypatch.setattr(
-        gpt2,
-        "load",
-        lambda model, **options: seen.append((model, options, os.environ["GPT2_ISA"])),
-        raising=False,
-    )
+    seen: list[Any] = []
+    monkeypatch.setattr(gpt2, "load", lambda model, **options: seen.append((model, options)), raising=False)
     arguments.load_model(Namespace(model="d", weights="auto", threads=2, isa="avx2"))
-    assert seen == [("d", {"weights": "auto", "threads": 2}, "avx2")]
+    assert seen == [("d", {"weights": "auto", "threads": 2, "isa": "avx2"})]

@@ -77,9 +77,7 @@ def load_model(args: Namespace) -> LanguageModel:
     """The model that the arguments of add_model_arguments ask for."""
     import gpt2
 
-    if args.isa:
-        os.environ["GPT2_ISA"] = args.isa  # the one way to force it, for Python and for the native tests
-    return gpt2.load(args.model, weights=args.weights, threads=args.threads)
+    return gpt2.load(args.model, weights=args.weights, threads=args.threads, isa=args.isa)
 
 
 def read_text(text: str | None, *, is_prompt: bool) -> str:
@@ -149,7 +147,7 @@ def sampling_params(args: Namespace, *, n: int) -> SamplingParams:
 
 def load_tokenizer(model: str | None) -> Tokenizer:
     """The vocabulary of a model, without its weights."""
-    from gpt2.engine import resolve
     from gpt2.tokenizer import Tokenizer
+    from gpt2.weights.hub import resolve
 
     return Tokenizer.load(resolve(model))

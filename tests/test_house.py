@@ -272,15 +272,13 @@ def test_the_scanners_count_lines() -> None:
 
 
 def test_every_file_opens_by_saying_what_it_is() -> None:
-    silent = [
-        name(p) for p in files(".py") if not ast.get_docstring(ast.parse(p.read_text(encoding="utf-8")))
-    ]
-    silent += [
-        name(p)
-        for p in files(".h", ".cc")
-        if not p.read_text(encoding="utf-8").lstrip().startswith(("//", "/*"))
-    ]
-    assert not silent
+    """A .cc beside a header of the same name may leave that to the header."""
+    silent = [p for p in files(".py") if not ast.get_docstring(ast.parse(p.read_text(encoding="utf-8")))]
+    spoken = {
+        p for p in files(".h", ".cc") if p.read_text(encoding="utf-8").lstrip().startswith(("//", "/*"))
+    }
+    silent += [p for p in files(".h", ".cc") if p not in spoken and p.with_suffix(".h") not in spoken]
+    assert not [name(p) for p in silent]
 
 
 FORBIDDEN = {

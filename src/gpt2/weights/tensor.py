@@ -132,6 +132,12 @@ class MappedFile:
             return np.empty(shape, NUMPY_OF[dtype])
         return np.frombuffer(self.buffer, NUMPY_OF[dtype], count, offset).reshape(shape)
 
+    def strided(self, dtype: str, shape: tuple[int, ...], offset: int, strides: tuple[int, ...]) -> Array:
+        """A read-only view [shape] with these strides in bytes; numpy checks once more that it is within."""
+        if 0 in shape:
+            return np.empty(shape, NUMPY_OF[dtype])
+        return np.ndarray(shape, NUMPY_OF[dtype], self.buffer, offset, strides)
+
     def close(self) -> None:
         """Unmap, unless arrays still point into the map: then the last of them does."""
         if self._map is not None:

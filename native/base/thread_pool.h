@@ -24,13 +24,12 @@ class ThreadPool {
 
   int threads() const { return static_cast<int>(workers_.size()) + 1; }
 
-  // Calls body(task, thread) for every task in [0, tasks), thread in [0, threads()), and returns when all are done. One caller
-  // at a time. `body` must not throw.
+  // Calls body(task, thread) for every task in [0, tasks), thread in [0, threads()), and returns when all are done. One
+  // caller at a time. `body` must not throw.
   template <typename Body>
   void run(std::size_t tasks, const Body& body) {
-    dispatch(tasks, &body, [](const void* b, std::size_t task, int thread) {
-      (*static_cast<const Body*>(b))(task, thread);
-    });
+    dispatch(tasks, &body,
+             [](const void* b, std::size_t task, int thread) { (*static_cast<const Body*>(b))(task, thread); });
   }
 
  private:

@@ -129,11 +129,12 @@ nb::object widen(const nb::ndarray<const std::uint16_t, nb::ndim<1>, nb::c_conti
 
 void bind_request(nb::module_& m) {
   nb::class_<Request>(m, "Request")
-      .def("__init__",
-           [](Request* self, const Engine& engine, const Ids& ids, const nb::dict& params, std::uint32_t alternative) {
-             new (self) Request(engine.config(), to_vector(ids), params_from(params), alternative);
-           },
-           "engine"_a, "ids"_a, "params"_a, "alternative"_a = 0)
+      .def(
+          "__init__",
+          [](Request* self, const Engine& engine, const Ids& ids, const nb::dict& params, std::uint32_t alternative) {
+            new (self) Request(engine.config(), to_vector(ids), params_from(params), alternative);
+          },
+          "engine"_a, "ids"_a, "params"_a, "alternative"_a = 0)
       .def("fork", &Request::fork, "alternative"_a)
       .def("slide", &Request::slide, "keep"_a)
       .def_prop_ro("window", &Request::window)
@@ -151,41 +152,46 @@ void bind_request(nb::module_& m) {
 void bind_engine(nb::module_& m) {
   nb::class_<Engine>(m, "Engine")
       // The engine keeps the dict of tensors, and so the mapped file behind them, alive.
-      .def("__init__",
-           [](Engine* self, const nb::dict& config, const nb::dict& tensors, const std::string& isa, int threads) {
-             new (self) Engine(config_from(config), tensors_from(tensors), isa, threads);
-           },
-           "config"_a, "tensors"_a, "isa"_a = "auto", "threads"_a = 1, nb::keep_alive<1, 3>())
+      .def(
+          "__init__",
+          [](Engine* self, const nb::dict& config, const nb::dict& tensors, const std::string& isa, int threads) {
+            new (self) Engine(config_from(config), tensors_from(tensors), isa, threads);
+          },
+          "config"_a, "tensors"_a, "isa"_a = "auto", "threads"_a = 1, nb::keep_alive<1, 3>())
       .def_prop_ro("isa", &Engine::isa)
       .def_prop_ro("threads", &Engine::threads)
       .def_prop_ro("weight_bytes", &Engine::weight_bytes)
-      .def("prefill",
-           [](Engine& e, const std::vector<Request*>& requests) {
-             nb::gil_scoped_release release;
-             e.prefill(requests, check_signals);
-           },
-           "requests"_a)
+      .def(
+          "prefill",
+          [](Engine& e, const std::vector<Request*>& requests) {
+            nb::gil_scoped_release release;
+            e.prefill(requests, check_signals);
+          },
+          "requests"_a)
       .def("step", step, "requests"_a)
-      .def("logits",
-           [](Engine& e, const Ids& ids, std::size_t first) {
-             const std::size_t n = ids.size(), rows = first < n ? n - first : 0;
-             return float_array({rows, e.config().vocab},
-                                [&](float* out) { e.logits(ids.data(), n, first, out, check_signals); });
-           },
-           "ids"_a, "first"_a = 0)
-      .def("score",
-           [](Engine& e, const Ids& ids) {
-             const std::size_t n = ids.size();
-             return float_array({n == 0 ? 0 : n - 1}, [&](float* out) { e.score(ids.data(), n, out, check_signals); });
-           },
-           "ids"_a)
-      .def("hidden_states",
-           [](Engine& e, const Ids& ids) {
-             const std::size_t n = ids.size();
-             return float_array({e.config().layers + 1, n, e.config().embd},
-                                [&](float* out) { e.hidden_states(ids.data(), n, out, check_signals); });
-           },
-           "ids"_a);
+      .def(
+          "logits",
+          [](Engine& e, const Ids& ids, std::size_t first) {
+            const std::size_t n = ids.size(), rows = first < n ? n - first : 0;
+            return float_array({rows, e.config().vocab},
+                               [&](float* out) { e.logits(ids.data(), n, first, out, check_signals); });
+          },
+          "ids"_a, "first"_a = 0)
+      .def(
+          "score",
+          [](Engine& e, const Ids& ids) {
+            const std::size_t n = ids.size();
+            return float_array({n == 0 ? 0 : n - 1}, [&](float* out) { e.score(ids.data(), n, out, check_signals); });
+          },
+          "ids"_a)
+      .def(
+          "hidden_states",
+          [](Engine& e, const Ids& ids) {
+            const std::size_t n = ids.size();
+            return float_array({e.config().layers + 1, n, e.config().embd},
+                               [&](float* out) { e.hidden_states(ids.data(), n, out, check_signals); });
+          },
+          "ids"_a);
   bind_request(m);
   m.def("available_isas", [] {
     std::vector<std::string> names;

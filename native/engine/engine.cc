@@ -11,8 +11,8 @@ namespace {
 
 void check_window(std::size_t tokens, const Config& config) {
   if (tokens <= config.positions) return;
-  throw Error(ErrorKind::kInvalidRequest, "the tokens do not fit the context window", std::to_string(tokens) + " tokens",
-              "at most " + std::to_string(config.positions) + " (n_positions)");
+  throw Error(ErrorKind::kInvalidRequest, "the tokens do not fit the context window",
+              std::to_string(tokens) + " tokens", "at most " + std::to_string(config.positions) + " (n_positions)");
 }
 
 void check_tokens(const std::int32_t* ids, std::size_t count, const Config& config) {
@@ -26,7 +26,8 @@ void check_tokens(const std::int32_t* ids, std::size_t count, const Config& conf
 
 }  // namespace
 
-Request::Request(const Config& config, std::vector<std::int32_t> ids, sampling::Params params, std::uint32_t alternative)
+Request::Request(const Config& config, std::vector<std::int32_t> ids, sampling::Params params,
+                 std::uint32_t alternative)
     : ids_(std::move(ids)), params_(std::move(params)), alternative_(alternative), cache_(config) {
   check_tokens(ids_.data(), ids_.size(), config);
   check_window(ids_.size(), config);
@@ -133,9 +134,8 @@ void Engine::choose(const std::vector<Request*>& requests, const std::vector<flo
   model_.pool().run(requests.size(), [&](std::size_t i, int thread) {
     try {
       const Request& r = *requests[i];
-      choices[i] = samplers_[static_cast<std::size_t>(thread)].next(logits.data() + i * config().vocab, r.params_,
-                                                                    r.ids_.data(), r.ids_.size(), r.generated_,
-                                                                    r.alternative_);
+      choices[i] = samplers_[static_cast<std::size_t>(thread)].next(
+          logits.data() + i * config().vocab, r.params_, r.ids_.data(), r.ids_.size(), r.generated_, r.alternative_);
     } catch (...) {
       errors[i] = std::current_exception();
     }

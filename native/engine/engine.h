@@ -38,7 +38,8 @@ class Request {
   std::size_t window() const { return ids_.size() - window_start_; }  // tokens that the model sees at the next step
   std::size_t cache_bytes() const { return cache_.bytes(); }
 
-  // Forgets all but the last `keep` tokens: the next step encodes them anew, from position 0. For texts longer than n_positions.
+  // Forgets all but the last `keep` tokens: the next step encodes them anew, from position 0. For texts longer than
+  // n_positions.
   void slide(std::size_t keep);
 
  private:

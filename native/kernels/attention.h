@@ -7,8 +7,10 @@
 //   scratch        attention_scratch(start + m) floats, 64-byte aligned, one per thread
 //
 // Maths:   s_j = scale * sum_d q[d] k_j[d]; p_j = exp(s_j - max s); out = sum_j p_j v_j / sum_j p_j,  j <= start + i
-// Order:   sums over d and over j run upwards in one chain (the sum of p: one chain per vector lane, then a fixed tree),
-//          whatever m, start and the place of the blocks are: a step with a cache gives the bits of the full forward pass.
+// Order:   sums over d and over j run upwards in one chain (the sum of p: one chain per vector lane, then a fixed
+// tree),
+//          whatever m, start and the place of the blocks are: a step with a cache gives the bits of the full forward
+//          pass.
 // Error:   scores as matmul.h with k = D; exp within 2 ulp; the sum over j as matmul.h with k = start + m.
 // Values of positions beyond a row's own are never read into its sums.
 #pragma once

@@ -14,8 +14,10 @@
 //
 // Maths:   y[i][j] = act(bias[j] + sum_t x[i][t] w(t, j))      accumulate = false
 //          y[i][j] = y[i][j] + (bias[j] + sum_t ...)           accumulate = true, no activation
-// Order:   kn sums over t = 0, 1, 2 ... in one chain; nk keeps one chain per vector lane (t mod width) and adds the lanes in a
-//          fixed tree. Neither depends on m, on the columns asked for, or on the thread: a row of a batch equals the row alone.
+// Order:   kn sums over t = 0, 1, 2 ... in one chain; nk keeps one chain per vector lane (t mod width) and adds the
+// lanes in a
+//          fixed tree. Neither depends on m, on the columns asked for, or on the thread: a row of a batch equals the
+//          row alone.
 // Error:   |y - exact| <= (k + 4) u (|bias| + sum_t |x w|) / (1 - (k + 4) u),  u = 2^-24, before the activation
 //          (Higham, Accuracy and Stability of Numerical Algorithms, 3.1); plus u |y_before| when accumulating.
 // Truth:   generic/kernels.cc. Test: tests/kernels_test.cc.

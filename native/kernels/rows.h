@@ -6,9 +6,9 @@
 
 namespace gpt2::kernels {
 
-// y = (x - mean) / sqrt(var + epsilon) * gain + bias over n values (Ba et al. 2016, arXiv:1607.06450); the variance is the
-// biased one, from the centred values. Sums: one chain per vector lane, then a fixed tree.
-// Error: |y - exact| <= (n + 8) u (|x - mean| + mean|x|) / sigma * |gain| + u |y|, for finite x.
+// y = (x - mean) / sqrt(var + epsilon) * gain + bias over n values (Ba et al. 2016, arXiv:1607.06450); the variance is
+// the biased one, from the centred values. Sums: one chain per vector lane, then a fixed tree. Error: |y - exact| <= (n
+// + 8) u (|x - mean| + mean|x|) / sigma * |gain| + u |y|, for finite x.
 using LayerNormFn = void (*)(const float* x, const float* gain, const float* bias, float epsilon, float* y,
                              std::size_t n);
 

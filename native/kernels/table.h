@@ -18,8 +18,14 @@ struct Kernels {
 
 const Kernels& kernels_for(Isa isa);
 
-namespace generic { extern const Kernels kTable; }
-namespace avx2 { extern const Kernels kTable; }
-namespace avx512 { extern const Kernels kTable; }
+namespace generic {
+extern const Kernels kTable;
+}
+namespace avx2 {
+extern const Kernels kTable;
+}
+namespace avx512 {
+extern const Kernels kTable;
+}
 
 }  // namespace gpt2::kernels

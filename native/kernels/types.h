@@ -31,4 +31,17 @@ inline std::uint16_t narrow_bf16(float value) {
   return static_cast<std::uint16_t>((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);
 }
 
+// One element of a weight as float32. By memcpy: in a mapped file a tensor may begin at any byte.
+inline float load_weight(const void* w, DType dtype, std::size_t i) {
+  const auto* at = static_cast<const unsigned char*>(w) + i * dtype_size(dtype);
+  if (dtype == DType::kF32) {
+    float out;
+    std::memcpy(&out, at, sizeof out);
+    return out;
+  }
+  std::uint16_t bits;
+  std::memcpy(&bits, at, sizeof bits);
+  return widen_bf16(bits);
+}
+
 }  // namespace gpt2::kernels

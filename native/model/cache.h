@@ -1,7 +1,7 @@
 // The keys and values of one sequence, in blocks of kBlock positions that are allocated as the sequence grows.
 //
-// A block holds, for each layer and head, keys [D, kBlock] then values [kBlock, D] (kernels/attention.h). Copying a Cache copies
-// the blocks: the copy goes on independently. Knows nothing of tokens.
+// A block holds, for each layer and head, keys [D, kBlock] then values [kBlock, D] (kernels/attention.h). Copying a
+// Cache copies the blocks: the copy goes on independently. Knows nothing of tokens.
 #pragma once
 #include <memory>
 #include <vector>
@@ -19,7 +19,7 @@ class Cache {
   Cache& operator=(Cache&&) noexcept = default;
   Cache& operator=(const Cache& other) = delete;
 
-  std::size_t length() const { return length_; }      // positions that hold keys and values
+  std::size_t length() const { return length_; }       // positions that hold keys and values
   std::size_t capacity() const { return positions_; }  // n_positions
   std::size_t bytes() const { return blocks_.size() * block_floats_ * sizeof(float); }
 

@@ -15,7 +15,8 @@ constexpr std::size_t kTaskRows = 8 * kernels::kQueryRows;
 constexpr std::size_t kPollRows = 16;
 
 std::size_t scratch_floats(const Config& c) {
-  return kernels::round_up(std::max(kernels::matmul_scratch(Model::kMaxRows), kernels::attention_scratch(c.positions)), 16);
+  return kernels::round_up(std::max(kernels::matmul_scratch(Model::kMaxRows), kernels::attention_scratch(c.positions)),
+                           16);
 }
 
 }  // namespace
@@ -106,8 +107,8 @@ void Model::linear(const float* x, const Linear& layer, float* y, std::size_t ro
   // A few rows read W in long runs, one or two per thread; many rows work panel by panel.
   const auto threads = static_cast<std::size_t>(pool_.threads());
   const std::size_t share = kernels::round_up((n + threads - 1) / threads, kernels::kPanel);
-  const std::size_t columns = rows < 12 ? std::max(share / 2 / kernels::kPanel * kernels::kPanel, kernels::kPanel)
-                                        : kernels::kPanel;
+  const std::size_t columns =
+      rows < 12 ? std::max(share / 2 / kernels::kPanel * kernels::kPanel, kernels::kPanel) : kernels::kPanel;
   pool_.run((n + columns - 1) / columns, [&](std::size_t task, int thread) {
     kernels::Matmul a = {};
     a.x = x;

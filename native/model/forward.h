@@ -1,8 +1,8 @@
 // The forward pass of a GPT-2 over a ragged batch: some new tokens of some sequences, no padding.
 //
 // The rows of all slices are stacked to M rows; matrices see M rows, attention sees each sequence's own. Every kernel
-// computes a row as if it stood alone (kernels/*.h), so logits do not depend on the company, the chunking or the threads.
-// Radford et al. 2019: pre-LN blocks, x += attention(LN(x)), x += MLP(LN(x)), logits = LN_f(x) . head^T.
+// computes a row as if it stood alone (kernels/*.h), so logits do not depend on the company, the chunking or the
+// threads. Radford et al. 2019: pre-LN blocks, x += attention(LN(x)), x += MLP(LN(x)), logits = LN_f(x) . head^T.
 #pragma once
 #include <cstdint>
 #include <functional>

@@ -25,10 +25,7 @@ const Tensor& get(const Tensors& tensors, const std::string& name, const Shape& 
 Vector vector(const Tensors& tensors, const std::string& name, std::size_t n) {
   const Tensor& t = get(tensors, name, {n});
   Vector out(n);
-  for (std::size_t i = 0; i < n; ++i) {
-    out[i] = t.dtype == kernels::DType::kF32 ? static_cast<const float*>(t.data)[i]
-                                             : kernels::widen_bf16(static_cast<const std::uint16_t*>(t.data)[i]);
-  }
+  for (std::size_t i = 0; i < n; ++i) out[i] = kernels::load_weight(t.data, t.dtype, i);
   return out;
 }
 
@@ -68,7 +65,8 @@ kernels::Activation activation_named(const std::string& name) {
   for (const auto& known : kNames) {
     if (name == known.name) return known.activation;
   }
-  throw Error(ErrorKind::kInvalidRequest, "activation", "'" + name + "'", "gelu_new, gelu, relu, silu, quick_gelu or tanh");
+  throw Error(ErrorKind::kInvalidRequest, "activation", "'" + name + "'",
+              "gelu_new, gelu, relu, silu, quick_gelu or tanh");
 }
 
 std::size_t Weights::bytes() const {

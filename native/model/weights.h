@@ -1,4 +1,5 @@
-// The shape of a model and views of its tensors. Views: whoever built them keeps the memory mapped while the model lives.
+// The shape of a model and views of its tensors. Views: whoever built them keeps the memory mapped while the model
+// lives.
 //
 // Names are those of Hugging Face's GPT2LMHeadModel without the prefix "transformer.". Conv1D weights lie as [in, out].
 #pragma once
@@ -32,7 +33,8 @@ struct Tensor {
 };
 using Tensors = std::map<std::string, Tensor>;
 
-// Gain and bias of a LayerNorm, or the bias of a linear layer, always float32: they are small, and kernels want one type.
+// Gain and bias of a LayerNorm, or the bias of a linear layer, always float32: they are small, and kernels want one
+// type.
 using Vector = std::vector<float>;
 
 struct Linear {

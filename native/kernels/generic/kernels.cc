@@ -1,15 +1,11 @@
-// The kernels as plain loops: what the fast ones must agree with, and what runs where there is no vector unit that we know.
+// The kernels as plain loops: what the fast ones must agree with, and what runs where there is no vector unit that we
+// know.
 #include <cmath>
 
 #include "kernels/table.h"
 
 namespace gpt2::kernels::generic {
 namespace {
-
-float at(const void* w, DType dtype, std::size_t i) {
-  return dtype == DType::kF32 ? static_cast<const float*>(w)[i]
-                              : widen_bf16(static_cast<const std::uint16_t*>(w)[i]);
-}
 
 float activation(Activation a, float x) {
   switch (a) {
@@ -40,7 +36,7 @@ void matmul_kn(const Matmul& a) {
       float sum[kPanel] = {};
       for (std::size_t t = 0; t < a.k; ++t) {
         const float x = a.x[i * a.ldx + t];
-        for (std::size_t j = 0; j < columns; ++j) sum[j] += x * at(a.w, a.dtype, t * a.ldw + j0 + j);
+        for (std::size_t j = 0; j < columns; ++j) sum[j] += x * load_weight(a.w, a.dtype, t * a.ldw + j0 + j);
       }
       for (std::size_t j = 0; j < columns; ++j) finish(a, i, j0 + j, sum[j]);
     }
@@ -51,7 +47,7 @@ void matmul_nk(const Matmul& a) {
   for (std::size_t i = 0; i < a.m; ++i) {
     for (std::size_t j = a.first; j < a.last; ++j) {
       float sum = 0.0f;
-      for (std::size_t t = 0; t < a.k; ++t) sum += a.x[i * a.ldx + t] * at(a.w, a.dtype, j * a.ldw + t);
+      for (std::size_t t = 0; t < a.k; ++t) sum += a.x[i * a.ldx + t] * load_weight(a.w, a.dtype, j * a.ldw + t);
       finish(a, i, j, sum);
     }
   }
@@ -95,7 +91,7 @@ void layer_norm(const float* x, const float* gain, const float* bias, float epsi
 }
 
 void embed(const void* token, const void* position, DType dtype, float* y, std::size_t n) {
-  for (std::size_t j = 0; j < n; ++j) y[j] = at(token, dtype, j) + at(position, dtype, j);
+  for (std::size_t j = 0; j < n; ++j) y[j] = load_weight(token, dtype, j) + load_weight(position, dtype, j);
 }
 
 void activate(Activation a, float* y, std::size_t n) {

@@ -9,17 +9,17 @@
 
 namespace gpt2::kernels::simd {
 
-// exp(x). Cody-Waite: x = n ln 2 + r, |r| <= 0.35; a Taylor polynomial of degree 7 in r (remainder 5e-9), times 2^n in two
-// factors so that the result may be subnormal or reach the largest float. Within 2 ulp; NaN stays NaN; inf above 88.73, 0
-// below -104.
+// exp(x). Cody-Waite: x = n ln 2 + r, |r| <= 0.35; a Taylor polynomial of degree 7 in r (remainder 5e-9), times 2^n in
+// two factors so that the result may be subnormal or reach the largest float. Within 2 ulp; NaN stays NaN; inf
+// above 88.73, 0 below -104.
 template <class V>
 inline typename V::F exp(typename V::F x) {
   using F = typename V::F;
   const F clamped = V::min(V::set(89.0f), V::max(V::set(-104.0f), x));
   const F n = V::round(V::mul(clamped, V::set(1.44269504f)));
-  F r = V::fma(n, V::set(-0.693145752f), clamped);      // the first 15 bits of ln 2: n * them is exact
-  r = V::fma(n, V::set(-1.42860677e-6f), r);            // the rest of ln 2
-  F p = V::set(1.98412698e-4f);                         // 1/7!
+  F r = V::fma(n, V::set(-0.693145752f), clamped);  // the first 15 bits of ln 2: n * them is exact
+  r = V::fma(n, V::set(-1.42860677e-6f), r);        // the rest of ln 2
+  F p = V::set(1.98412698e-4f);                     // 1/7!
   p = V::fma(p, r, V::set(1.38888889e-3f));
   p = V::fma(p, r, V::set(8.33333333e-3f));
   p = V::fma(p, r, V::set(4.16666667e-2f));

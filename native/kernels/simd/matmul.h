@@ -1,4 +1,5 @@
-// matmul.h for vectors: streaming rows of W for a few rows of x, packed panels for many, dot products for [n, k] weights.
+// matmul.h for vectors: streaming rows of W for a few rows of x, packed panels for many, dot products for [n, k]
+// weights.
 #pragma once
 #include "kernels/matmul.h"
 #include "kernels/simd/math.h"
@@ -157,11 +158,13 @@ inline void dots(const Matmul& a, std::size_t row, std::size_t column) {
   };
   std::size_t t = 0;
   for (; t + V::kWidth <= a.k; t += V::kWidth) {
-    step(t, [](const float* p) { return V::load(p); }, [](const W* p) { return V::load(p); });
+    step(
+        t, [](const float* p) { return V::load(p); }, [](const W* p) { return V::load(p); });
   }
   if (t < a.k) {
     const typename V::Mask m = V::mask(a.k - t);
-    step(t, [m](const float* p) { return V::load(p, m); }, [m](const W* p) { return V::load(p, m); });
+    step(
+        t, [m](const float* p) { return V::load(p, m); }, [m](const W* p) { return V::load(p, m); });
   }
   for (int r = 0; r < R; ++r) {
     float sum[N];

@@ -1,7 +1,7 @@
 // The register tile: C[R, N] (+)= A[R, k] . B[k, N] with B row by row, the inner loop of matmul and of attention.
 //
-// Each sum is one chain of fused multiply-adds over t = 0 .. k-1. R rows share each load of B. Reading C first continues a
-// chain that an earlier call began, with the same bits as one long chain.
+// Each sum is one chain of fused multiply-adds over t = 0 .. k-1. R rows share each load of B. Reading C first
+// continues a chain that an earlier call began, with the same bits as one long chain.
 #pragma once
 #include <type_traits>
 

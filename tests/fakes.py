@@ -38,8 +38,11 @@ class ByteTokenizer:
     def encode(self, text: str, *, allowed_special: Collection[str] = ()) -> list[int]:
         return list(text.encode())
 
+    def decode_bytes(self, ids: Sequence[int]) -> bytes:
+        return b"".join(map(self.token_bytes, ids))
+
     def decode(self, ids: Sequence[int], *, skip_special: bool = False) -> str:
-        return b"".join(map(self.token_bytes, ids)).decode("utf-8", "replace")
+        return self.decode_bytes(ids).decode("utf-8", "replace")
 
     def encode_with_offsets(
         self, text: str, *, allowed_special: Collection[str] = ()

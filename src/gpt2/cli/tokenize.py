@@ -45,8 +45,7 @@ def run(args: Namespace) -> int:
     text = arguments.read_text(" ".join(args.text) if args.text else None, is_prompt=False)
     if args.decode:
         # Bytes, not text: the ids of half a character give just that half.
-        decoded = b"".join(tokenizer.token_bytes(i) for i in parse_ids(text))
-        sys.stdout.buffer.write(decoded)
+        sys.stdout.buffer.write(tokenizer.decode_bytes(parse_ids(text)))
         if sys.stdout.isatty():
             print()
         return 0

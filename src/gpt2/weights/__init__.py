@@ -8,6 +8,7 @@
 Nothing here executes anything that a file says. Knows no engine and no PyTorch.
 """
 
+from gpt2.weights.fingerprint import Fingerprint, fingerprint
 from gpt2.weights.names import (
     InferredConfig,
     Layout,
@@ -23,6 +24,7 @@ from gpt2.weights.tensor import FLOATS, NUMPY_OF, Tensor, Weights
 __all__ = [
     "FLOATS",
     "NUMPY_OF",
+    "Fingerprint",
     "InferredConfig",
     "Layout",
     "Tensor",
@@ -30,6 +32,7 @@ __all__ = [
     "canonical_name",
     "check_weights",
     "expected_shapes",
+    "fingerprint",
     "infer_config",
     "open_weights",
     "read_safetensors",

@@ -31,8 +31,8 @@ USUAL_NAMES = (
 MAX_SHARDS = 1000
 _MAX_INDEX = 2 << 20
 
-# The first bytes of the legacy torch format: pickle protocol 2, then the magic number 0x1950a86a20f9469cfc6c.
-_TORCH_LEGACY = b"\x80\x02\x8a\x0a" + (0x1950A86A20F9469CFC6C).to_bytes(10, "little")
+# The magic number with which the legacy torch format begins, as a pickle writes it: LONG1, 10 bytes.
+_TORCH_LEGACY = b"\x8a\x0a" + (0x1950A86A20F9469CFC6C).to_bytes(10, "little")
 
 # Other things that are found where weights were expected: how they begin, what they are, what to do.
 _STRANGERS: tuple[tuple[bytes, str, str | None], ...] = (
@@ -77,7 +77,7 @@ def reader_of(path: Path) -> Callable[[Path], Weights]:
     head, size = _first_bytes(path)
     if head.startswith(b"PK\x03\x04"):
         return read_torch_zip
-    if head.startswith(_TORCH_LEGACY):
+    if head[:1] == b"\x80" and _TORCH_LEGACY in head[:32]:
         return read_torch_legacy
     # The first byte of a safetensors file is the low byte of its header's length, so "{" alone decides
     # nothing: read as a length, the first 8 bytes of a JSON text are far beyond every file's size.

@@ -181,7 +181,7 @@ def _download(id: str, revision: str | None, patterns: list[str], progress: Prog
 
 def _progress_class(progress: Progress | None) -> Any:
     """A tqdm that draws nothing and reports bytes; huggingface_hub takes a class, not a function."""
-    from tqdm import tqdm
+    from tqdm import tqdm  # type: ignore[import-untyped, unused-ignore]
 
     bars: list[Any] = []
 
@@ -205,19 +205,19 @@ def _progress_class(progress: Progress | None) -> Any:
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """The library never prints: neither huggingface_hub's bars nor its warnings, for the time of one call."""
-    from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+    from huggingface_hub import utils
 
     logger = logging.getLogger("huggingface_hub")
-    level, had_bars = logger.level, not are_progress_bars_disabled()
+    level, had_bars = logger.level, not utils.are_progress_bars_disabled()  # type: ignore[attr-defined]
     logger.setLevel(logging.ERROR)
     if had_bars:
-        disable_progress_bars()
+        utils.disable_progress_bars()  # type: ignore[attr-defined]
     try:
         yield
     finally:
         logger.setLevel(level)
         if had_bars:
-            enable_progress_bars()
+            utils.enable_progress_bars()  # type: ignore[attr-defined]
 
 
 @contextlib.contextmanager
@@ -241,18 +241,13 @@ def _explain(error: Exception, id: str, revision: str | None) -> Error:
         cause = cause.__cause__ or cause.__context__
     status = next((code for one in chain if (code := _status(one)) is not None), None)
     has_token = bool(os.environ.get("HF_TOKEN"))
-    login = (
-        "the token in HF_TOKEN: it may be wrong or lack the right"
-        if has_token
-        else "HF_TOKEN=... with read access"
-    )
+    login = "another token in HF_TOKEN: this one may lack the right" if has_token else "HF_TOKEN=YOUR_TOKEN"
     if isinstance(error, errors.RevisionNotFoundError):
-        return ModelNotFound(
-            "the hub has no such revision", where=id, got=repr(revision), hint="a branch or a commit"
-        )
+        return ModelNotFound("the hub has no such revision", where=id, got=repr(revision))
     if isinstance(error, errors.GatedRepoError) or status == 403:
         return HubError(
-            "the hub refuses access", where=id, got="HTTP 403", likely="the model is gated: its terms must be accepted",
+            "the hub refuses access", where=id, got="HTTP 403",
+            likely="the model is gated: its terms must be accepted",
             hint=f"accept them at the model's page, then {login}",
         )  # fmt: skip
     if isinstance(error, errors.RepositoryNotFoundError) or status in (401, 404):
@@ -269,12 +264,14 @@ def _explain(error: Exception, id: str, revision: str | None) -> Error:
     if disk is not None:
         return HubError(
             "the download could not be stored", where=id, got=_DISK[disk.errno or 0],
-            expected=f"room and the right to write in {cache_folder()}", likely="nothing half-written was left behind",
+            expected=f"room and the right to write in {cache_folder()}",
+            likely="nothing half-written was left behind",
             hint="free some space, or set HF_HOME to a directory on another disk",
         )  # fmt: skip
     got = f"HTTP {status}" if status else type(chain[-1]).__name__
     return HubError(
-        "the hub could not be reached", where=id, got=got, likely=None if status else "there is no network connection",
+        "the hub could not be reached", where=id, got=got,
+        likely=None if status else "there is no network connection",
         hint="again later, or name a local directory",
     )  # fmt: skip
 

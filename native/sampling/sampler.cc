@@ -31,6 +31,17 @@ int bucket_of(float z) {
   return z > -(kBuckets - 1) / kBucketsPerUnit ? static_cast<int>(z * -kBucketsPerUnit) : kBuckets - 1;
 }
 
+// Turns logits into log-probabilities. Largest and log stay apart: in their sum, logits of 1e17 would swallow the log.
+struct Normaliser {
+  double largest;
+  double log_sum;  // log of the sum of exp(x - largest)
+  float operator()(float x) const { return static_cast<float>((static_cast<double>(x) - largest) - log_sum); }
+};
+
+Normaliser normalise(const float* logits, std::size_t n, float largest) {
+  return {static_cast<double>(largest), std::log(sum_exp(logits, n, ToExponent{largest, 1.0f}, nullptr))};
+}
+
 }  // namespace
 
 // Candidates are z and id side by side, in the order of the id, from 0 to `count`.
@@ -53,7 +64,7 @@ struct Workspace {
   double weigh();
   std::int32_t pick(double u, double total) const;
   std::int32_t pick_from_all(const float* x, std::size_t n, ToExponent to_z, double u);
-  std::vector<TokenLogprob> best(const float* x, std::size_t n, std::size_t k, double log_sum);
+  std::vector<TokenLogprob> best(const float* x, std::size_t n, std::size_t k, const Normaliser& normaliser);
 
   std::vector<float> scores, z, weight;
   std::vector<std::int32_t> id, order;
@@ -181,8 +192,8 @@ std::int32_t Workspace::pick_from_all(const float* x, std::size_t n, ToExponent 
   return chosen;
 }
 
-// The k most probable of x [n] with log-probabilities, given the log of the sum of exp(x). Uses block_max of x.
-std::vector<TokenLogprob> Workspace::best(const float* x, std::size_t n, std::size_t k, double log_sum) {
+// The k most probable of x [n] with their log-probabilities. Uses block_max of x.
+std::vector<TokenLogprob> Workspace::best(const float* x, std::size_t n, std::size_t k, const Normaliser& normaliser) {
   k = std::min(k, n);
   std::vector<TokenLogprob> top;
   if (k == 0) return top;
@@ -194,7 +205,7 @@ std::vector<TokenLogprob> Workspace::best(const float* x, std::size_t n, std::si
                       return a.second != b.second ? a.second > b.second : a.first < b.first;
                     });
   top.resize(k);
-  for (TokenLogprob& t : top) t.second = static_cast<float>(static_cast<double>(t.second) - log_sum);
+  for (TokenLogprob& t : top) t.second = normaliser(t.second);
   return top;
 }
 
@@ -209,10 +220,6 @@ void require_usable(const Scan& s) {
     throw Error(ErrorKind::kEngine, "logits", "-inf for every token", "at least one finite number",
                 "the weights are damaged, or overflow in this dtype; try weights=\"float32\"");
   }
-}
-
-double log_sum_exp(const float* logits, std::size_t n, float largest) {
-  return static_cast<double>(largest) + std::log(sum_exp(logits, n, ToExponent{largest, 1.0f}, nullptr));
 }
 
 [[noreturn]] void refuse(const char* field, const std::string& got, const char* expected) {
@@ -321,10 +328,10 @@ Choice Sampler::next(const float* logits, const Params& params, const std::int32
   Scan s = scan(logits, vocab_size, work.block_max.data());
   require_usable(s);
   Choice choice;
-  double log_sum = 0.0;
+  Normaliser normaliser{};
   if (params.logprobs >= 0) {
-    log_sum = log_sum_exp(logits, vocab_size, s.largest);
-    choice.top = work.best(logits, vocab_size, static_cast<std::size_t>(params.logprobs), log_sum);
+    normaliser = normalise(logits, vocab_size, s.largest);
+    choice.top = work.best(logits, vocab_size, static_cast<std::size_t>(params.logprobs), normaliser);
   }
   const float* scores = apply_history(work, logits, params, {history, history_length}, generated, s);
   if (params.temperature == 0.0) {
@@ -332,7 +339,7 @@ Choice Sampler::next(const float* logits, const Params& params, const std::int32
   } else {
     choice.token = draw(work, scores, params, s.largest, philox_uniform(params.seed, alternative, generated));
   }
-  if (params.logprobs >= 0) choice.logprob = static_cast<float>(static_cast<double>(logits[choice.token]) - log_sum);
+  if (params.logprobs >= 0) choice.logprob = normaliser(logits[choice.token]);
   return choice;
 }
 
@@ -341,7 +348,7 @@ float log_softmax_at(const float* logits, std::size_t vocab_size, std::int32_t t
   std::vector<float> block_max(blocks_of(vocab_size));
   const Scan s = scan(logits, vocab_size, block_max.data());
   require_usable(s);
-  return static_cast<float>(static_cast<double>(logits[token]) - log_sum_exp(logits, vocab_size, s.largest));
+  return normalise(logits, vocab_size, s.largest)(logits[token]);
 }
 
 std::vector<TokenLogprob> top_n(const float* logits, std::size_t vocab_size, std::size_t n) {
@@ -349,7 +356,7 @@ std::vector<TokenLogprob> top_n(const float* logits, std::size_t vocab_size, std
   Workspace work(vocab_size);
   const Scan s = scan(logits, vocab_size, work.block_max.data());
   require_usable(s);
-  return work.best(logits, vocab_size, n, log_sum_exp(logits, vocab_size, s.largest));
+  return work.best(logits, vocab_size, n, normalise(logits, vocab_size, s.largest));
 }
 
 }  // namespace gpt2::sampling

@@ -19,7 +19,7 @@
 //
 // Weights exp(z) are float32 (exp.h: relative error <= 2^-22), their sums double; z < -87 has weight 0.
 // Log-probabilities are those of the model itself: log-softmax of the unchanged logits, before rule 1, temperature 1;
-// absolute error <= 4e-7 plus half a unit in the last place.
+// absolute error <= 1e-6 plus half a unit in the last place.
 #pragma once
 #include <cstddef>
 #include <cstdint>

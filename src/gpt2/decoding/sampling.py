@@ -59,15 +59,18 @@ def probabilities(
     _require_usable(logits)
     scores = apply_history_rules(logits, params, history, generated)
     if params.temperature == 0.0:
-        return (np.arange(scores.size) == np.argmax(scores)).astype(np.float64)
-    weights = weigh(apply_draw_rules(scores, params))
-    return np.divide(weights, weights.sum())
+        weights = (np.arange(scores.size) == np.argmax(scores)).astype(np.float64)
+    else:
+        weights = weigh(apply_draw_rules(scores, params))
+    out: Doubles = weights / weights.sum()
+    return out
 
 
 def log_softmax(logits: Floats) -> Doubles:
     """The model's own log-probabilities [V]: temperature 1, no rule applied."""
     shifted = logits.astype(np.float64) - float(logits.max())
-    return np.subtract(shifted, math.log(np.exp(shifted).sum()))
+    out: Doubles = shifted - math.log(np.exp(shifted).sum())
+    return out
 
 
 # Rules that look at the history.
@@ -137,7 +140,8 @@ def divide_by_temperature(scores: Floats, temperature: float) -> Floats:
     """z = (score - largest) / temperature. Taking the largest away first changes no probability, and keeps a
     small temperature from overflowing."""
     with np.errstate(over="ignore"):
-        return np.divide(scores - scores.max(), np.float32(temperature))
+        z: Floats = (scores - scores.max()) / np.float32(temperature)
+    return z
 
 
 def keep_top_k(z: Floats, k: int) -> Floats:

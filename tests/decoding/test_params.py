@@ -1,0 +1,163 @@
+"""SamplingParams: every value is checked once, and the message says which, what it was and what it should
+be."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import inspect
+import math
+import subprocess
+import sys
+from typing import Any
+
+import numpy as np
+import pytest
+
+from gpt2.decoding import PRESETS, SamplingParams, fields_table, option_specs, params
+from gpt2.errors import InvalidRequest, UnknownOption
+
+WRONG: list[tuple[str, Any]] = [
+    ("max_new_tokens", -1),
+    ("max_new_tokens", 1.5),
+    ("max_new_tokens", None),
+    ("max_new_tokens", True),
+    ("max_new_tokens", math.inf),
+    ("min_new_tokens", -1),
+    ("temperature", math.nan),
+    ("temperature", math.inf),
+    ("temperature", -0.1),
+    ("temperature", 1e-300),
+    ("temperature", "1"),
+    ("temperature", None),
+    ("top_k", -1),
+    ("top_k", 2**31),
+    ("top_p", 0),
+    ("top_p", 1.01),
+    ("top_p", math.nan),
+    ("min_p", -0.1),
+    ("min_p", 1.1),
+    ("repetition_penalty", 0),
+    ("repetition_penalty", math.inf),
+    ("no_repeat_ngram_size", -1),
+    ("stop", ""),
+    ("stop", ("a", "")),
+    ("stop", ("a", 1)),
+    ("stop", 5),
+    ("stop_token_ids", (-1,)),
+    ("stop_token_ids", ("1",)),
+    ("seed", -1),
+    ("seed", 2**64),
+    ("seed", 0.5),
+    ("logprobs", -1),
+    ("logprobs", 21),
+    ("n", 0),
+    ("truncate", "top"),
+    ("overflow", None),
+    ("ignore_eos", 1),
+    ("allow_special", "yes"),
+]
+
+
+@pytest.mark.parametrize(("name", "value"), WRONG, ids=lambda v: repr(v))
+def test_a_wrong_value_is_refused_by_name(name: str, value: Any) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        SamplingParams(**{name: value})
+    error = caught.value
+    assert error.what == name
+    assert error.got == repr(value)
+    assert error.expected
+
+
+def test_edges_that_are_allowed() -> None:
+    p = SamplingParams(
+        max_new_tokens=0, temperature=0, top_k=2**31 - 1, top_p=1e-300, min_p=1, seed=2**64 - 1, logprobs=0
+    )
+    assert p.greedy
+    assert not SamplingParams().greedy
+    assert SamplingParams(top_k=np.int64(5), temperature=np.float32(0.5)).top_k == 5
+
+
+def test_values_are_stored_in_one_form() -> None:
+    p = SamplingParams(stop="END", stop_token_ids=[7, 7, 8], temperature=1, top_k=3.0)
+    assert p.stop == ("END",)
+    assert p.stop_token_ids == (7, 8)
+    assert isinstance(p.temperature, float)
+    assert isinstance(p.top_k, int)
+    assert p == SamplingParams(stop=["END"], stop_token_ids=(7, 8), top_k=3)
+    assert hash(p) == hash(SamplingParams(stop=["END"], stop_token_ids=(7, 8), top_k=3))
+
+
+def test_it_cannot_be_changed_in_place() -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        SamplingParams().temperature = 0.5  # type: ignore[misc]
+    assert SamplingParams().replace(temperature=0.5).temperature == 0.5
+    with pytest.raises(InvalidRequest):
+        SamplingParams().replace(top_p=2)
+
+
+def test_a_long_value_is_not_repeated_in_full() -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        SamplingParams(temperature="secret " * 1000)  # type: ignore[arg-type]
+    assert len(str(caught.value)) < 300
+
+
+@pytest.mark.parametrize("make", [SamplingParams.from_options, SamplingParams().replace])
+def test_an_unknown_name_gets_advice(make: Any) -> None:
+    with pytest.raises(UnknownOption, match="did you mean 'temperature'"):
+        make(temprature=1)
+
+
+def test_contradictions_name_both_sides() -> None:
+    with pytest.raises(InvalidRequest, match=r"min_new_tokens=9, max_new_tokens=8"):
+        SamplingParams(min_new_tokens=9, max_new_tokens=8)
+    for name, value in {"top_k": 5, "top_p": 0.5, "min_p": 0.1}.items():
+        with pytest.raises(InvalidRequest, match=f"temperature=0, {name}={value}"):
+            SamplingParams.from_options(temperature=0, **{name: value})
+        with pytest.raises(InvalidRequest, match=f"temperature=0, {name}={value}"):
+            SamplingParams.from_options("exact", **{name: value})
+
+
+def test_presets_are_valid_and_options_win_over_them() -> None:
+    assert list(PRESETS) == ["story", "chat", "code", "exact"]
+    for name, fields in PRESETS.items():
+        p = SamplingParams.from_options(name)
+        assert {key: getattr(p, key) for key in fields} == dict(fields)
+    assert SamplingParams.from_options("story", temperature=0.5).temperature == 0.5
+    greedy = SamplingParams.from_options("story", temperature=0)
+    assert greedy.greedy
+    assert greedy.top_p == 1.0
+    with pytest.raises(InvalidRequest, match="did you mean 'story'"):
+        SamplingParams.from_options("stori")
+
+
+def test_the_table_and_the_class_say_the_same() -> None:
+    fields = dataclasses.fields(SamplingParams)
+    specs = option_specs()
+    assert [f.name for f in fields] == [s.name for s in specs] == [row[0] for row in fields_table()]
+    assert [f.default for f in fields] == [s.default for s in specs]
+    for field, spec in zip(fields, specs, strict=True):
+        assert spec.help.endswith(".")
+        assert isinstance(field.default, tuple) == spec.multiple
+        if spec.choices:
+            for choice in spec.choices:
+                SamplingParams(**{spec.name: choice})
+
+
+def test_every_field_has_a_line_of_meaning_and_the_paper_of_its_method() -> None:
+    (tree,) = ast.parse(inspect.getsource(params.SamplingParams)).body
+    assert isinstance(tree, ast.ClassDef)
+    meaning: dict[str, str] = {}
+    for node, following in zip(tree.body, tree.body[1:], strict=False):
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+            assert isinstance(following, ast.Expr), node.target.id
+            meaning[node.target.id] = ast.literal_eval(following.value)
+    for spec in option_specs():
+        assert meaning[spec.name]
+        if (spec.paper or "").startswith("arXiv"):
+            assert str(spec.paper) in meaning[spec.name]
+
+
+def test_the_room_opens_without_numpy() -> None:
+    code = "import sys, gpt2.decoding; sys.exit('numpy' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

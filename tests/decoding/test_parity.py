@@ -1,0 +1,123 @@
+"""The native sampler and its readable twin choose the same token, whatever the logits and the options."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from decoding.rules import logits_arrays, native_next, random_logits, sampling_params
+from gpt2 import _native
+from gpt2.decoding import SamplingParams, sampling
+from gpt2.errors import EngineError, InvalidRequest
+
+# The native weights are float32 with a relative error of 2^-22; the border between two tokens, which is a sum
+# of weights over a sum of weights, moves by at most twice that part of the total.
+BORDER = 2.0**-21
+
+
+def fits(token: int, z: Any, uniform: float) -> bool:
+    """Whether the draw `uniform` lies in this token's part of the cumulative weights, give or take BORDER."""
+    weights = sampling.weigh(z)
+    cumulative = np.cumsum(weights)
+    total = cumulative[-1]
+    low = cumulative[token] - weights[token] - BORDER * total
+    return bool(weights[token] > 0 and low <= uniform * total <= cumulative[token] + BORDER * total)
+
+
+@settings(max_examples=1500)
+@given(
+    logits=logits_arrays(),
+    params=sampling_params(),
+    history=st.lists(st.integers(0, 1000), max_size=30),
+    generated=st.integers(0, 5),
+    alternative=st.integers(0, 3),
+)
+def test_native_equals_numpy(
+    logits: Any, params: SamplingParams, history: list[int], generated: int, alternative: int
+) -> None:
+    history = [id % len(logits) for id in history]
+    before = logits.copy()
+    arguments = {"history": history, "generated": generated, "alternative": alternative}
+    want = refusal = None
+    try:
+        want = sampling.next_token(logits, params, **arguments)
+    except InvalidRequest as error:
+        refusal = error
+    if refusal is not None:  # the rules left nothing: both must say so
+        with pytest.raises(InvalidRequest) as caught:
+            native_next(logits, params, **arguments)
+        assert caught.value.what == refusal.what
+        return
+    token, _, _ = native_next(logits, params, **arguments)
+    np.testing.assert_array_equal(logits, before)
+    if token == want:
+        return
+    # Not the same: the draw, or the limit of top_p, must lie on the border itself.
+    scores = sampling.apply_history_rules(logits, params, history, generated)
+    uniform = sampling.philox_uniform(params.seed or 0, alternative, generated)
+    assert params.temperature > 0
+    for factor in (1.0, 1.0 - BORDER, 1.0 + BORDER):
+        nearby = params.replace(top_p=min(1.0, params.top_p * factor))
+        if fits(token, sampling.apply_draw_rules(scores, nearby), uniform):
+            return
+    pytest.fail(f"native {token}, numpy {want}, V={len(logits)}, uniform={uniform!r}, {params}")
+
+
+def test_they_differ_so_seldom_that_it_is_rounding() -> None:
+    logits = random_logits(50257, 1)
+    params = SamplingParams(top_p=0.97, temperature=0.9, seed=5)
+    pairs = [
+        (native_next(logits, params, generated=i)[0], sampling.next_token(logits, params, generated=i))
+        for i in range(200)
+    ]
+    assert sum(a != b for a, b in pairs) <= 2
+
+
+@given(st.integers(0, 2**64 - 1), st.integers(0, 2**32 - 1), st.integers(0, 2**64 - 1))
+def test_the_draws_are_the_same_bits(seed: int, alternative: int, position: int) -> None:
+    want = sampling.philox_uniform(seed, alternative, position)
+    assert _native.philox_uniform(seed, alternative, position) == want
+
+
+@given(logits=logits_arrays(), data=st.data())
+def test_log_probabilities(logits: Any, data: st.DataObject) -> None:
+    token = data.draw(st.integers(0, len(logits) - 1))
+    want = sampling.log_softmax(logits)
+    # 1e-6 from the weights, half a unit in the last place from the result's rounding to float32.
+    np.testing.assert_allclose(_native.log_softmax_at(logits, token), want[token], rtol=2.0**-24, atol=1e-6)
+    chosen, logprob, top = native_next(logits, SamplingParams(logprobs=5, repetition_penalty=1.5, top_k=2))
+    np.testing.assert_allclose(logprob, want[chosen], rtol=2.0**-24, atol=1e-6)
+    order = np.argsort(-logits, kind="stable")[:5]
+    assert [id for id, _ in top] == order.tolist()
+    np.testing.assert_allclose([lp for _, lp in top], want[order], rtol=2.0**-24, atol=1e-6)
+    assert _native.top_n(logits, 5) == top
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, "all"])
+def test_broken_logits_are_an_error_of_the_same_kind(bad: Any) -> None:
+    logits = random_logits(100, 1)
+    logits[:] = -np.inf if bad == "all" else logits
+    if bad != "all":
+        logits[77] = bad
+    for choose in (native_next, sampling.next_token):
+        with pytest.raises(EngineError, match="logits"):
+            choose(logits, SamplingParams())
+
+
+@pytest.mark.parametrize("ids", [[-1], [5], [2**31 - 1]])
+def test_ids_outside_the_vocabulary_are_refused_alike(ids: list[int]) -> None:
+    logits = random_logits(5, 1)
+    with pytest.raises(InvalidRequest, match="history"):
+        native_next(logits, SamplingParams(repetition_penalty=1.1), ids)
+    with pytest.raises(InvalidRequest, match="history"):
+        sampling.next_token(logits, SamplingParams(repetition_penalty=1.1), history=ids)
+
+
+def test_a_wrong_number_of_logits_is_refused() -> None:
+    sampler = _native.Sampler(10)
+    with pytest.raises(InvalidRequest, match="logits"):
+        sampler.next(random_logits(9, 1), _native.SamplerParams(), np.empty(0, np.int32))

@@ -32,7 +32,11 @@ BYTES = {"float32": 4, "bfloat16": 2}
 
 
 def add_arguments(parser: ArgumentParser) -> None:
-    parser.add_argument("path", help="a model directory, or one weights file")
+    parser.add_argument(
+        "path",
+        metavar="PATH",
+        help="a model directory, one weights file, or the name of a model that was pulled",
+    )
     parser.add_argument("--tensors", action="store_true", help="a line for each tensor, not for each kind")
     parser.add_argument(
         "--values", action="store_true", help="read every tensor and look for NaN and infinity"
@@ -41,7 +45,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def run(args: Namespace) -> int:
-    report = look_into(Path(args.path), values=args.values)
+    report = look_into(on_this_machine(args.path), values=args.values)
     if args.json:
         import json
 
@@ -64,6 +68,17 @@ class Report:
     notes: list[str] = field(default_factory=list)
     """What was guessed, where a file came without a config."""
     problems: list[str] = field(default_factory=list)
+
+
+def on_this_machine(name: str) -> Path:
+    """A path, or a model's name where it has been pulled; looking into a model never downloads it."""
+    from gpt2.weights import hub
+    from gpt2.weights.hub_cache import find_snapshot
+
+    if name == hub.BUNDLED:
+        return hub.bundled()
+    path = Path(name)
+    return path if path.exists() else find_snapshot(hub.ALIASES.get(name, name)) or path
 
 
 def look_into(path: Path, *, values: bool = False) -> Report:

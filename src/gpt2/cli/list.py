@@ -26,7 +26,13 @@ def run(args: Namespace) -> int:
         import json
 
         for model in models:
-            print(json.dumps({"id": model.id, "bytes": model.size, "path": str(model.path)}))
+            record = {
+                "id": model.id,
+                "revision": model.revision,
+                "bytes": model.size,
+                "path": str(model.path),
+            }
+            print(json.dumps(record))
         return 0
     terminal = Terminal(sys.stdout)
     width = max((columns(model.id) for model in models), default=0)

@@ -24,6 +24,7 @@ test *arguments:
 # Print the reference pages from the code.
 docs:
     python docs/reference/print_pages.py
+    python docs/reference/print_sampling.py
 
 # How fast it starts, and how large it is.
 startup:

@@ -4,8 +4,11 @@
 
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <cmath>
+#include <cstdlib>
 #include <limits>
+#include <new>
 #include <numeric>
 #include <random>
 #include <set>
@@ -22,6 +25,21 @@ using gpt2::ErrorKind;
 using gpt2::philox4x32_10;
 using gpt2::philox_uniform;
 using namespace gpt2::sampling;
+
+// Every allocation of this program is counted, for the promise that next() makes none.
+static std::atomic<long> allocations{0};
+
+void* operator new(std::size_t size) {
+  ++allocations;
+  if (void* p = std::malloc(size)) return p;
+  throw std::bad_alloc();
+}
+void* operator new(std::size_t size, const std::nothrow_t&) noexcept {
+  ++allocations;
+  return std::malloc(size);
+}
+void operator delete(void* p) noexcept { std::free(p); }
+void operator delete(void* p, std::size_t) noexcept { std::free(p); }
 
 namespace {
 
@@ -290,6 +308,28 @@ TEST_CASE("a Sampler keeps nothing from one call to the next") {
                 fresh.next(x->data(), p, history.data(), 3, g, 1).token);
       }
     }
+  }
+}
+
+TEST_CASE("next allocates nothing but the list of alternatives that was asked for") {
+  const std::vector<float> logits = random_logits(5003, 1, 3.0f);
+  const std::vector<std::int32_t> history = {5, 6, 5, 6};
+  std::vector<Params> all(7);
+  all[0].temperature = 0.0;
+  all[1].top_k = 20;
+  all[2].top_p = 0.8;
+  all[3].repetition_penalty = 1.7;
+  all[3].no_repeat_ngram_size = 2;
+  all[4].min_p = 0.1;
+  all[5].logprobs = 0;
+  all[6].logprobs = 5;
+  Sampler sampler(5003);
+  for (const Params& p : all) {
+    const long before = allocations;
+    const Choice choice = sampler.next(logits.data(), p, history.data(), 4, 1, 0);
+    const long made = allocations - before;
+    CHECK(made == (p.logprobs > 0 ? 1 : 0));
+    CHECK(choice.top.size() == static_cast<std::size_t>(std::max(p.logprobs, 0)));
   }
 }
 

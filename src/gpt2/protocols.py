@@ -25,6 +25,9 @@ FinishReason: TypeAlias = Literal["length", "stop", "eos", "context"]
 """Why a generation ended: `length` max_new_tokens reached; `stop` a stop string or stop token id; `eos` the
 end-of-text token; `context` the window is full and overflow="stop"."""
 
+Pooling: TypeAlias = Literal["mean", "last", "weighted"]
+"""How one vector is made of the T of a text: the mean, the last, or a mean that weighs later ones more."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cut:
@@ -186,7 +189,7 @@ class LanguageModel(Protocol):
         """The `n` most probable next tokens, best first."""
         ...
 
-    def embed(self, texts: str | Iterable[str], layer: int = -1, pooling: str = "mean") -> Floats:
+    def embed(self, texts: str | Iterable[str], layer: int = -1, pooling: Pooling = "mean") -> Floats:
         """One vector per text, float32 [B, C]."""
         ...
 

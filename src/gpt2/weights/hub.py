@@ -161,7 +161,7 @@ def _near(name: str) -> str | None:
     """ "did you mean" among the short names and what is on this machine."""
     known = [*ALIASES, *ALIASES.values(), BUNDLED, *(model.id for model in cached_models())]
     near = difflib.get_close_matches(name, known, n=1)
-    return f"did you mean {near[0]!r}?" if near else None
+    return f"did you mean {near[0]!r}?" if near and name not in known else None
 
 
 def _download(id: str, revision: str | None, patterns: list[str], progress: Progress | None) -> Path:
@@ -252,14 +252,19 @@ def _explain(error: Exception, id: str, revision: str | None) -> Error:
         )  # fmt: skip
     if isinstance(error, errors.RepositoryNotFoundError) or status in (401, 404):
         return ModelNotFound(
-            "the hub has no such model, or does not show it", where=id, got=f"HTTP {status}" if status else None,
-            likely="a model that is private looks the same", hint=_near(id) or login,
-        )  # fmt: skip
+            "the hub has no such model, or does not show it",
+            where=id,
+            got=f"HTTP {status}" if status else None,
+            likely="a model that is private looks the same",
+            hint=_near(id) or login,
+        )
     if _offline() or any(isinstance(one, errors.OfflineModeIsEnabled) for one in chain):
         return ModelNotFound(
-            "the model is not on this machine, and HF_HUB_OFFLINE forbids to fetch it", where=id,
-            expected=f"its files in {cache_folder()}", hint=_near(id) or f"HF_HUB_OFFLINE=0 gpt2 pull {id}",
-        )  # fmt: skip
+            "the model is not on this machine, and HF_HUB_OFFLINE forbids to fetch it",
+            where=id,
+            expected=f"its files in {cache_folder()}",
+            hint=_near(id) or f"HF_HUB_OFFLINE=0 gpt2 pull {id}",
+        )
     disk = next((one for one in chain if isinstance(one, OSError) and one.errno in _DISK), None)
     if disk is not None:
         return HubError(
@@ -272,7 +277,7 @@ def _explain(error: Exception, id: str, revision: str | None) -> Error:
     return HubError(
         "the hub could not be reached", where=id, got=got,
         likely=None if status else "there is no network connection",
-        hint="again later, or name a local directory",
+        hint=_near(id) or "again later, or name a local directory",
     )  # fmt: skip
 
 

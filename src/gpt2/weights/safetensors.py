@@ -24,11 +24,12 @@ from gpt2.weights.strict_json import clip, load_object
 from gpt2.weights.tensor import NUMPY_OF, Array, MappedFile, Tensor, Weights
 
 # The largest GPT-2 has 580 tensors and a header of 60 kB; these leave room and keep a hostile header cheap.
-MAX_HEADER = 2 << 20
+MAX_HEADER = 1 << 20
 MAX_TENSORS = 10_000
 _MAX_NAME = 512
 _MAX_DIMS = 8
 _MAX_BYTES = 1 << 62
+_FIELDS = {"dtype", "shape", "data_offsets"}
 
 DTYPES: Mapping[str, str] = {
     "F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "C64": "complex64",
@@ -89,7 +90,8 @@ def _read_header(file: MappedFile) -> tuple[dict[str, Any], int]:
     data = file.buffer[8 : 8 + length]
     if data[:1] != b"{":
         raise CorruptFile('the header does not begin with "{"', where=where, got=f"byte 8 is {data[0]:#04x}")
-    if data.count(b"data_offsets") > MAX_TENSORS:
+    # Counted before it is parsed: four keys make a tensor, and parsing costs by the key.
+    if data.count(b"data_offsets") > MAX_TENSORS or data.count(b":") > 5 * MAX_TENSORS:
         raise CorruptFile("the header has too many tensors", where=where, expected=f"at most {MAX_TENSORS:,}")
     header = load_object(data, where=where, part="the header")
     if len(header) > MAX_TENSORS + 1:
@@ -145,39 +147,33 @@ def _read_entries(file: MappedFile, header: dict[str, Any], start: int) -> list[
 
 def _check_entry(name: str, raw: object, where: str) -> tuple[str, tuple[int, ...], int, int]:
     """The dtype, shape, begin and end of one entry, each checked for itself."""
-    said = f"tensor {clip(name)}"
+
+    def bad(what: str, got: str, expected: str, source: str | None = None) -> CorruptFile:
+        return CorruptFile(
+            f"tensor {clip(name)}: {what}", where=where, got=got, expected=expected, source=source
+        )
+
     if not 0 < len(name) <= _MAX_NAME or not name.isprintable():
-        raise CorruptFile(
-            f"{said} has an impossible name", where=where, expected=f"1 to {_MAX_NAME} printable characters"
-        )
-    if type(raw) is not dict or raw.keys() != {"dtype", "shape", "data_offsets"}:
+        raise bad("its name", f"{len(name)} characters", f"1 to {_MAX_NAME}, all of them printable")
+    if type(raw) is not dict or raw.keys() != _FIELDS:
         got = ", ".join(clip(key, 24) for key in list(raw)[:6]) if type(raw) is dict else type(raw).__name__
-        raise CorruptFile(
-            f"{said}: its entry", where=where, got=got, expected="dtype, shape and data_offsets"
-        )
+        raise bad("its entry", got, "dtype, shape and data_offsets")
     code, dims, offsets = raw["dtype"], raw["shape"], raw["data_offsets"]
     if type(code) is not str or code not in DTYPES:
-        raise CorruptFile(
-            f"{said}: dtype", where=where, got=clip(code), expected="one of " + ", ".join(DTYPES)
-        )
+        raise bad("dtype", clip(code), "one of " + ", ".join(DTYPES))
     if type(dims) is not list or len(dims) > _MAX_DIMS or not all(map(_is_size, dims)):
-        raise CorruptFile(f"{said}: shape", where=where, got=clip(dims), expected=f"up to {_MAX_DIMS} sizes")
+        raise bad("shape", clip(dims[:9] if type(dims) is list else dims), f"up to {_MAX_DIMS} sizes")
     if type(offsets) is not list or len(offsets) != 2 or not all(map(_is_size, offsets)):
-        raise CorruptFile(f"{said}: data_offsets", where=where, got=clip(offsets), expected="[begin, end]")
+        raise bad("data_offsets", clip(offsets), "[begin, end]")
     begin, end = offsets
     nbytes = NUMPY_OF[DTYPES[code]].itemsize
     for size in dims:
         nbytes *= size
         if nbytes > _MAX_BYTES:
-            raise CorruptFile(f"{said}: shape", where=where, got=clip(dims), expected="fewer elements")
+            raise bad("shape", clip(dims), "fewer elements")
     if end - begin != nbytes:
-        raise CorruptFile(
-            f"{said}: data_offsets [{begin}, {end}]",
-            where=where,
-            got=f"{end - begin} bytes",
-            expected=f"{nbytes}",
-            source=f"its dtype {code} and shape {clip(dims)}",
-        )
+        source = f"its dtype {code} and shape {clip(dims)}"
+        raise bad(f"data_offsets [{begin}, {end}]", f"{end - begin} bytes", f"{nbytes}", source)
     return DTYPES[code], tuple(dims), begin, end
 
 

@@ -21,8 +21,10 @@ from gpt2.errors import CorruptFile, UnsafeFile
 from gpt2.weights.strict_json import clip
 from gpt2.weights.tensor import NUMPY_OF
 
-# GPT-2 XL with its optimiser's state takes 50,000 steps. A hostile pickle must not buy more than a moment.
-MAX_STEPS = 200_000
+# GPT-2 XL with its optimiser's state takes 50,000 steps, 4 deep. A hostile pickle must not buy more than a
+# moment.
+MAX_STEPS = 100_000
+MAX_DEPTH = 100
 MAX_PICKLE = 4 << 20
 _MAX_DIMS = 8
 _MAX_NAME = 512
@@ -347,6 +349,8 @@ def _extend(m: Machine, items: list[Any]) -> None:
 
 
 def _mark(m: Machine) -> None:
+    if len(m.marks) >= MAX_DEPTH:
+        raise m.bad(f"more than {MAX_DEPTH} open marks")
     m.marks.append(m.stack)
     m.stack = []
 

@@ -79,8 +79,7 @@ def name(path: Path) -> str:
     return path.relative_to(ROOT).as_posix()
 
 
-# --- the map
-# -------------------------------------------------------------------------------------------------------
+# --- the map ---
 
 
 def rooms_in_readme() -> set[str]:
@@ -112,8 +111,7 @@ def test_ci_runs_the_two_commands_of_the_readme() -> None:
     assert ci[-1] == commands[1], "the tests come last, so that the run ends with their closing line"
 
 
-# --- imports
-# -------------------------------------------------------------------------------------------------------
+# --- imports ---
 
 
 def python(code: str, *flags: str) -> str:
@@ -197,8 +195,30 @@ def test_public_names() -> None:
     assert all(hasattr(gpt2, public) for public in PUBLIC)
 
 
-# --- sizes
-# ---------------------------------------------------------------------------------------------------------
+def members(thing: object) -> set[str]:
+    return {member for member in dir(thing) if not member.startswith("_")}
+
+
+def members_of_stub(node: ast.ClassDef) -> set[str]:
+    found = {n.name for n in node.body if isinstance(n, ast.FunctionDef)}
+    found |= {
+        n.target.id for n in node.body if isinstance(n, ast.AnnAssign) and isinstance(n.target, ast.Name)
+    }
+    return {member for member in found if not member.startswith("_")}
+
+
+def test_the_stub_names_what_the_native_module_has() -> None:
+    from gpt2 import _native
+
+    tree = ast.parse((SRC / "_native.pyi").read_text(encoding="utf-8"))
+    stub = {node.name: node for node in tree.body if isinstance(node, ast.ClassDef | ast.FunctionDef)}
+    assert set(stub) == members(_native)
+    for title, node in stub.items():
+        if isinstance(node, ast.ClassDef):
+            assert members_of_stub(node) == members(getattr(_native, title)), title
+
+
+# --- sizes ---
 
 
 def python_functions(text: str) -> Iterator[tuple[str, int]]:
@@ -271,8 +291,7 @@ def test_the_scanners_count_lines() -> None:
     ) == [("f", 71)]
 
 
-# --- words
-# ---------------------------------------------------------------------------------------------------------
+# --- words ---
 
 
 def test_every_file_opens_by_saying_what_it_is() -> None:
@@ -341,8 +360,7 @@ def test_skips_give_their_reason() -> None:
     assert not found
 
 
-# --- pages
-# ---------------------------------------------------------------------------------------------------------
+# --- pages ---
 
 
 def links(page: Path) -> Iterator[Path]:

@@ -86,8 +86,7 @@ def test_a_checkpoint_of_transformers(process: Run, tiny_checkpoint: Path) -> No
     assert "no problems found" in report.stdout
 
 
-# --- bad input
-# -----------------------------------------------------------------------------------------------------
+# --- bad input ---
 
 
 def broken(process: Run, folder: Path, kind: str, *said: str) -> None:
@@ -176,8 +175,7 @@ def test_truncate_says_what_was_cut(process: Run) -> None:
     assert "prompt tokens were cut (left)" in done.stderr
 
 
-# --- time
-# ----------------------------------------------------------------------------------------------------------
+# --- time ---
 
 
 @pytest.fixture

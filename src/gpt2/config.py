@@ -171,8 +171,7 @@ class GPT2Config:
         """What config.json says: Hugging Face's keys and the kept ones. `from_json(c.to_dict()) == c`."""
         out: dict[str, Any] = {**_WRITTEN, "architectures": ["GPT2LMHeadModel"], **self.extra}
         out.update((f.name, getattr(self, f.name)) for f in fields(self) if f.name != "extra")
-        if "n_ctx" in out:
-            out["n_ctx"] = self.n_positions
+        out.update((name, getattr(self, same_as)) for name, same_as in _SAME if out.get(name) is not None)
         if isinstance(self.eos_token_id, tuple):
             out["eos_token_id"] = list(self.eos_token_id)
         return out
@@ -238,6 +237,7 @@ _FLAGS = (
     "tie_word_embeddings",
 )
 _FRACTIONS = ("layer_norm_epsilon", "initializer_range", "embd_pdrop", "attn_pdrop", "resid_pdrop")
+# Other names for what a field already says. A file in which they differ contradicts itself.
 _SAME = (("n_ctx", "n_positions"), ("head_dim", "head_dim"), ("num_key_value_heads", "n_head"))
 
 
@@ -303,10 +303,6 @@ def _check_extra(config: GPT2Config) -> None:
             expected="a plain GPT-2",
             likely="the model computes something else than a GPT-2 does; a model's own code is never run",
         )
-    for name, same_as in _SAME:
-        value = getattr(config, same_as)
-        if extra.get(name) is not None and extra[name] != value:
-            raise _wrong(name, extra[name], f"{value}", source=f"{same_as} of the same file")
 
 
 def _from_mapping(raw: dict[str, Any]) -> GPT2Config:
@@ -327,7 +323,12 @@ def _from_mapping(raw: dict[str, Any]) -> GPT2Config:
     if isinstance(values.get("eos_token_id"), list):
         values["eos_token_id"] = tuple(values["eos_token_id"])
     extra = {key: value for key, value in raw.items() if key not in _WRITTEN or _WRITTEN[key] != value}
-    return GPT2Config(**values, extra=extra)
+    config = GPT2Config(**values, extra=extra)
+    for name, same_as in _SAME:
+        value = getattr(config, same_as)
+        if extra.get(name) is not None and extra[name] != value:
+            raise _wrong(name, extra[name], f"{value}", source=f"{same_as} of the same file")
+    return config
 
 
 def _read_json(path: Path) -> dict[str, Any]:

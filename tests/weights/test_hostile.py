@@ -73,6 +73,7 @@ def test_nothing_is_run_imported_or_opened(tmp_path: Path) -> None:
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
     report = json.loads(done.stdout)
+    assert report["control"] >= 2  # compile and exec: the hook sees what it should
     assert report["opened"] == len(ALL)
     assert report["events"] == {}
     assert report["torch"] is False

@@ -285,7 +285,8 @@ def infer_config(weights: Weights) -> InferredConfig:
             hint="put the model's config.json beside the file",
         )
     (vocab, width), positions, blocks = shapes["wte.weight"], shapes["wpe.weight"][0], _count_blocks(weights)
-    inner = max(shapes["h.0.mlp.c_fc.weight"])
+    first, second = shapes["h.0.mlp.c_fc.weight"]
+    inner = second if first == width else first  # [C, I], or [I, C] in the other layout
     size = known_size(width)
     if size is None and width % 64:
         raise WeightsError(

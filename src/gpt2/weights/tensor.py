@@ -129,13 +129,13 @@ class MappedFile:
         for size in shape:
             count *= size
         if count == 0:
-            return np.empty(shape, NUMPY_OF[dtype])
+            return _nothing(dtype, shape)
         return np.frombuffer(self.buffer, NUMPY_OF[dtype], count, offset).reshape(shape)
 
     def strided(self, dtype: str, shape: tuple[int, ...], offset: int, strides: tuple[int, ...]) -> Array:
         """A read-only view [shape] with these strides in bytes; numpy checks once more that it is within."""
         if 0 in shape:
-            return np.empty(shape, NUMPY_OF[dtype])
+            return _nothing(dtype, shape)
         return np.ndarray(shape, NUMPY_OF[dtype], self.buffer, offset, strides)
 
     def close(self) -> None:
@@ -145,6 +145,13 @@ class MappedFile:
             with contextlib.suppress(BufferError):
                 self._map.close()
             self._map = None
+
+
+def _nothing(dtype: str, shape: tuple[int, ...]) -> Array:
+    """A read-only array without elements, which no offset is needed for."""
+    array: Array = np.empty(shape, NUMPY_OF[dtype])
+    array.flags.writeable = False
+    return array
 
 
 class Weights(Mapping[str, Tensor]):

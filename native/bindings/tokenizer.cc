@@ -20,10 +20,22 @@ namespace gpt2::bindings {
 namespace {
 
 using tokenizer::IdBuffer;
-using tokenizer::Tokenizer;
 using tokenizer::Vocabulary;
 using Allowed = std::vector<std::uint32_t>;
 using IdArray = nb::ndarray<nb::numpy, std::int32_t, nb::ndim<1>>;
+
+// The native tokenizer and the Python int of each id, made when it is first needed: a list of ids then costs a reference for
+// each instead of an object. Touched only with the GIL held.
+struct Tokenizer : tokenizer::Tokenizer {
+  explicit Tokenizer(Vocabulary v) : tokenizer::Tokenizer(std::move(v)), numbers(vocabulary().size(), nullptr) {}
+  ~Tokenizer() {
+    for (PyObject* number : numbers) Py_XDECREF(number);
+  }
+  Tokenizer(const Tokenizer&) = delete;
+  Tokenizer& operator=(const Tokenizer&) = delete;
+
+  mutable std::vector<PyObject*> numbers;  // [V]
+};
 
 std::string_view view(const nb::bytes& bytes) { return {bytes.c_str(), bytes.size()}; }
 nb::bytes to_bytes(std::string_view text) { return nb::bytes(text.data(), text.size()); }
@@ -46,13 +58,14 @@ std::string_view text_of(nb::handle text) {
   throw Error(ErrorKind::kInvalidRequest, "text", Py_TYPE(text.ptr())->tp_name, "str or bytes");
 }
 
-nb::object to_list(const IdBuffer& ids) {
+nb::object to_list(const Tokenizer& t, const IdBuffer& ids) {
   nb::object list = nb::steal(PyList_New(static_cast<Py_ssize_t>(ids.size())));
   if (!list.is_valid()) throw nb::python_error();
   for (std::size_t i = 0; i < ids.size(); ++i) {
-    PyObject* id = PyLong_FromLong(ids[i]);
-    if (id == nullptr) throw nb::python_error();
-    PyList_SET_ITEM(list.ptr(), static_cast<Py_ssize_t>(i), id);
+    PyObject*& number = t.numbers[static_cast<std::size_t>(ids[i])];
+    if (number == nullptr && (number = PyLong_FromLong(ids[i])) == nullptr) throw nb::python_error();
+    Py_INCREF(number);
+    PyList_SET_ITEM(list.ptr(), static_cast<Py_ssize_t>(i), number);
   }
   return list;
 }
@@ -85,7 +98,7 @@ nb::list encode_batch(const Tokenizer& t, const nb::object& texts, const Allowed
   }
   nb::list out;
   for (IdBuffer& one : ids) {
-    out.append(arrays ? nb::cast(to_array(std::move(one))) : to_list(one));
+    out.append(arrays ? nb::cast(to_array(std::move(one))) : to_list(t, one));
   }
   return out;
 }
@@ -159,7 +172,7 @@ nb::tuple encode_with_offsets(const Tokenizer& t, nb::handle text, const Allowed
     }
     start = stop;
   }
-  return nb::make_tuple(to_list(ids), spans);
+  return nb::make_tuple(to_list(t, ids), spans);
 }
 
 // Counting keeps its state between pieces of text, so that Python can read the files.
@@ -186,7 +199,7 @@ void bind_class(nb::module_& m) {
                     const nb::gil_scoped_release release;
                     return new Tokenizer(tokenizer::read_tokenizer_json(view(json), source));
                   })
-      .def("encode", [](const Tokenizer& t, nb::handle text, const Allowed& a) { return to_list(encode(t, text, a)); })
+      .def("encode", [](const Tokenizer& t, nb::handle text, const Allowed& a) { return to_list(t, encode(t, text, a)); })
       .def("encode_array",
            [](const Tokenizer& t, nb::handle text, const Allowed& a) { return to_array(encode(t, text, a)); })
       .def("encode_with_offsets", &encode_with_offsets)

@@ -1,22 +1,34 @@
 // Byte-pair encoding of one pre-token: the pair of neighbours with the lowest rank is merged, the leftmost first, until no
 // pair of neighbours has a merge (Sennrich et al. 2016, arXiv:1508.07909; over bytes: Radford et al. 2019).
 //
-// Two roads, one answer: short words shift small arrays, which stay in registers and the first cache level; long ones use
-// a linked list and a heap, O(n log n), so that a megabyte of one letter takes well under a second.
+// Three roads, one answer: up to 16 bytes everything is in registers and the first cache level; up to 64 bytes small arrays
+// are shifted; longer words use a linked list and one queue of positions per rank, O(n log n), so that a megabyte of one
+// letter takes well under a second.
 #pragma once
+#include <array>
 #include <cstdint>
 #include <vector>
 
 #include "tokenizer/id_buffer.h"
-#include "tokenizer/pair_map.h"
+#include "tokenizer/merge_table.h"
 #include "tokenizer/vocabulary.h"
 
 namespace gpt2::tokenizer {
 
-// Working memory of encode_word(), one per thread.
+// Working memory of long_word(), one per thread. Grows to the longest word seen and is given back beyond kKept.
 struct BpeScratch {
+  static constexpr std::size_t kKept = std::size_t{1} << 16;
+
+  struct Queue {
+    std::vector<std::uint32_t> positions;  // in `positions[next..]`, ascending if `sorted`
+    std::size_t next = 0;
+    std::uint32_t rank = 0;
+    bool sorted = true;
+  };
   std::vector<std::uint32_t> ids, ranks, previous, following;
-  std::vector<std::uint64_t> heap;
+  std::vector<Queue> queues;
+  std::vector<std::uint32_t> queue_of_rank;
+  std::vector<std::uint32_t> lowest;  // a heap of the ranks that have a queue
 };
 
 class Bpe {
@@ -28,20 +40,29 @@ class Bpe {
   // of 2^32 - 1 bytes or more.
   void encode_word(const std::uint8_t* word, std::size_t size, BpeScratch& scratch, IdBuffer& out) const;
 
-  // The two roads, for tests: `short_word` requires 1 <= size <= kShort.
-  static constexpr std::size_t kShort = 64;
+  std::uint32_t byte_id(std::uint8_t byte) const { return byte_ids_[byte]; }
+
+  // Whether some merge makes a token that has these two bytes beside each other. Where none does, nothing is ever merged
+  // across the border between them, and the two sides can be encoded apart.
+  bool joins(std::uint8_t left, std::uint8_t right) const {
+    return (joins_[(left << 2) | (right >> 6)] >> (right & 63)) & 1;
+  }
+
+  // The roads, for tests: 1 <= size <= kTiny, 1 <= size <= kShort, 1 <= size.
+  static constexpr std::size_t kTiny = 16, kShort = 64;
+  void tiny_word(const std::uint8_t* word, std::size_t size, IdBuffer& out) const;
   void short_word(const std::uint8_t* word, std::size_t size, IdBuffer& out) const;
   void long_word(const std::uint8_t* word, std::size_t size, BpeScratch& scratch, IdBuffer& out) const;
 
  private:
-  static constexpr std::uint32_t kNone = 0xFFFFFFFFu;
-  std::uint32_t rank(std::uint32_t left, std::uint32_t right) const {
-    const std::uint32_t* found = ranks_.find(pair_key(left, right));
-    return found == nullptr ? kNone : *found;
-  }
+  static constexpr std::uint32_t kNone = MergeTable::kNone;
+  std::uint32_t rank(std::uint32_t left, std::uint32_t right) const { return merges_.rank(left, right); }
+  std::uint32_t byte_rank(std::uint8_t left, std::uint8_t right) const { return byte_ranks_[(left << 8) | right]; }
 
-  std::uint32_t byte_ids_[256];
-  PairMap<std::uint32_t> ranks_;
+  std::array<std::uint32_t, 256> byte_ids_;
+  std::array<std::uint64_t, 1024> joins_{};
+  std::vector<std::uint32_t> byte_ranks_;  // [256 * 256] ranks of the pairs of bytes, which every word begins with
+  MergeTable merges_;
   std::vector<std::uint32_t> products_;  // by rank
 };
 

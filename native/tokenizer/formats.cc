@@ -12,12 +12,9 @@ namespace {
 using Kind = JsonReader::Kind;
 
 void read_entries(JsonReader& json, RawVocabulary& raw) {
-  RawVocabulary::Entry entry;
+  std::string symbol;
   json.begin_object();
-  while (json.next_member(entry.symbol)) {
-    entry.id = json.read_integer();
-    raw.entries.push_back(entry);
-  }
+  while (json.next_member(symbol)) raw.entries.push_back({raw.keep(symbol), json.read_integer(), false});
 }
 
 // "left right" -> a merge. Returns false where it is not two symbols with one space between.
@@ -25,8 +22,8 @@ bool split_merge(std::string_view text, RawVocabulary::RawMerge& merge) {
   const std::size_t space = text.find(' ');
   if (space == 0 || space == std::string_view::npos || space + 1 == text.size()) return false;
   if (text.find(' ', space + 1) != std::string_view::npos) return false;
-  merge.left.assign(text.substr(0, space));
-  merge.right.assign(text.substr(space + 1));
+  merge.left = text.substr(0, space);
+  merge.right = text.substr(space + 1);
   return true;
 }
 
@@ -57,13 +54,16 @@ void read_merge_list(JsonReader& json, RawVocabulary& raw) {
     if (json.peek() == Kind::kArray) {
       std::size_t parts = 0;
       json.begin_array();
-      while (json.next_item()) json.read_string(parts++ == 0 ? merge.left : merge.right);
+      while (json.next_item()) {
+        json.read_string(text);
+        (parts++ == 0 ? merge.left : merge.right) = raw.keep(text);
+      }
       if (parts != 2 || merge.left.empty() || merge.right.empty()) {
         json.fail("model.merges[" + std::to_string(merge.line) + "]", std::to_string(parts) + " parts", "two symbols");
       }
     } else {
       json.read_string(text);
-      if (!split_merge(text, merge)) {
+      if (!split_merge(raw.keep(text), merge)) {
         json.fail("model.merges[" + std::to_string(merge.line) + "]", json_quote(text.substr(0, 60)),
                   "two symbols with one space between");
       }
@@ -210,7 +210,7 @@ void add_specials(const std::vector<AddedToken>& added, RawVocabulary& raw) {
     const auto same = std::find_if(raw.entries.begin(), raw.entries.end(),
                                    [&token](const auto& e) { return e.symbol == token.content; });
     if (same == raw.entries.end()) {
-      raw.entries.push_back({token.content, token.id, true});
+      raw.entries.push_back({raw.keep(token.content), token.id, true});
     } else if (same->id != token.id) {
       throw Error(ErrorKind::kTokenizer, raw.vocab_source + ": added token " + json_quote(token.content.substr(0, 60)),
                   "id " + std::to_string(token.id), std::to_string(same->id) + ", as in the vocabulary");
@@ -260,7 +260,7 @@ Vocabulary read_vocab_and_merges(std::string_view vocab_json, std::string_view m
   std::vector<AddedToken> tokens;
   for (const auto& [text, id] : added) tokens.push_back({text, id});
   add_specials(tokens, raw);
-  return make_vocabulary(std::move(raw));
+  return make_vocabulary(raw);
 }
 
 Vocabulary read_tokenizer_json(std::string_view text, std::string source) {
@@ -296,7 +296,7 @@ Vocabulary read_tokenizer_json(std::string_view text, std::string source) {
   if (!model) unsupported(source, "model", "none", "a BPE model");
   check_settings(settings, source);
   add_specials(added, raw);
-  return make_vocabulary(std::move(raw));
+  return make_vocabulary(raw);
 }
 
 std::string write_vocab_json(const Vocabulary& vocabulary, bool ascii) {

@@ -146,6 +146,10 @@ void JsonReader::read_string(std::string& out) {
   while (true) {
     const std::size_t start = at_;
     while (at_ < text_.size() && text_[at_] != '"' && text_[at_] != '\\' && bytes[at_] >= 0x20) {
+      if (bytes[at_] < 0x80) {
+        ++at_;
+        continue;
+      }
       const Utf8Char c = decode_utf8(bytes + at_, bytes + text_.size());
       if (c.code == kInvalidByte) fail("invalid UTF-8 in a JSON string", got_here(), "UTF-8");
       at_ += c.length;

@@ -4,17 +4,11 @@
 
 #include "base/errors.h"
 #include "base/thread_pool.h"
-#include "tokenizer/pretokenizer.h"
+#include "tokenizer/word_encoder.h"
 
 namespace gpt2::tokenizer {
 
-// What one thread needs while it encodes.
-class EncodeContext {
- public:
-  BpeScratch scratch;
-};
-
-// A context that goes back when the call is over.
+// An encoder that goes back when the call is over, so that the next call finds its cache warm.
 class Tokenizer::Lease {
  public:
   explicit Lease(const Tokenizer& owner) : owner_(owner) {
@@ -25,7 +19,7 @@ class Tokenizer::Lease {
         owner.idle_.pop_back();
       }
     }
-    if (!context_) context_ = std::make_unique<EncodeContext>();
+    if (!context_) context_ = std::make_unique<WordEncoder>(owner.bpe_);
   }
   ~Lease() {
     const std::lock_guard<std::mutex> lock(owner_.mutex_);
@@ -33,11 +27,11 @@ class Tokenizer::Lease {
   }
   Lease(const Lease&) = delete;
   Lease& operator=(const Lease&) = delete;
-  EncodeContext& operator*() const { return *context_; }
+  WordEncoder& operator*() const { return *context_; }
 
  private:
   const Tokenizer& owner_;
-  std::unique_ptr<EncodeContext> context_;
+  std::unique_ptr<WordEncoder> context_;
 };
 
 namespace {
@@ -103,18 +97,13 @@ Tokenizer::Tokenizer(Vocabulary vocabulary) : vocabulary_(std::move(vocabulary))
 
 Tokenizer::~Tokenizer() = default;
 
-void Tokenizer::encode_plain(std::string_view text, EncodeContext& context, IdBuffer& out) const {
-  const auto* bytes = reinterpret_cast<const std::uint8_t*>(text.data());
-  PreTokenizer words(bytes, text.size());
-  std::size_t ends[256];
-  std::size_t start = 0;
-  while (const std::size_t count = words.next(ends, std::size(ends))) {
-    for (std::size_t i = 0; i < count; ++i) {
-      bpe_.encode_word(bytes + start, ends[i] - start, context.scratch, out);
-      start = ends[i];
-    }
-  }
+namespace {
+
+void encode_plain(std::string_view text, WordEncoder& encoder, IdBuffer& out) {
+  encoder.encode(reinterpret_cast<const std::uint8_t*>(text.data()), text.size(), out);
 }
+
+}  // namespace
 
 void Tokenizer::encode(std::string_view text, std::span<const std::uint32_t> allowed, IdBuffer& out) const {
   const Lease context(*this);

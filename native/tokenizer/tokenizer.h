@@ -24,7 +24,7 @@
 
 namespace gpt2::tokenizer {
 
-class EncodeContext;
+class WordEncoder;
 
 class Tokenizer {
  public:
@@ -51,12 +51,10 @@ class Tokenizer {
  private:
   class Lease;
 
-  void encode_plain(std::string_view text, EncodeContext& context, IdBuffer& out) const;
-
   Vocabulary vocabulary_;
   Bpe bpe_;
   mutable std::mutex mutex_;  // guards idle_
-  mutable std::vector<std::unique_ptr<EncodeContext>> idle_;
+  mutable std::vector<std::unique_ptr<WordEncoder>> idle_;
 };
 
 }  // namespace gpt2::tokenizer

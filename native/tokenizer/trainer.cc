@@ -46,7 +46,7 @@ class Trainer {
   Vocabulary run() {
     count_pairs();
     const std::size_t target = options_.vocab_size - options_.specials.size();
-    while (tokens_.size() < target && !queue_.empty()) {
+    while (tokens_.size() < target && merges_.size() + 1 < kMaxMerges && !queue_.empty()) {
       Candidate top = queue_.top();
       queue_.pop();
       const std::int64_t now = pairs_[top.pair].count;
@@ -180,9 +180,9 @@ class Trainer {
 };
 
 void check(const TrainOptions& options) {
-  if (options.vocab_size < 256 + options.specials.size() || options.vocab_size > (std::size_t{1} << 26)) {
+  if (options.vocab_size < 256 + options.specials.size() || options.vocab_size > kMaxTokens) {
     throw Error(ErrorKind::kInvalidRequest, "vocab_size", std::to_string(options.vocab_size),
-                "256 bytes and " + std::to_string(options.specials.size()) + " special tokens at least, 2^26 at most");
+                "256 bytes and " + std::to_string(options.specials.size()) + " special tokens at least, " + std::to_string(kMaxTokens) + " at most");
   }
   for (std::size_t i = 0; i < options.specials.size(); ++i) {
     const std::string& special = options.specials[i];

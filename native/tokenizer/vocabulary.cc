@@ -1,7 +1,7 @@
 #include "tokenizer/vocabulary.h"
 
 #include <algorithm>
-#include <cstring>
+#include <initializer_list>
 
 #include "base/errors.h"
 #include "tokenizer/byte_symbols.h"
@@ -11,8 +11,7 @@ namespace gpt2::tokenizer {
 namespace {
 
 constexpr std::uint32_t kNone = 0xFFFFFFFFu;
-// Ids and ranks are 32-bit, and a hostile file must not make us reserve more than it is long.
-constexpr std::size_t kMaxTokens = std::size_t{1} << 26;
+
 
 [[noreturn]] void fail(const std::string& what, const std::string& got, const std::string& expected,
                        const std::string& hint = {}) {
@@ -27,49 +26,55 @@ std::string shown(std::string_view symbol) {
   return "\"" + std::string(symbol.substr(0, length)) + (length < symbol.size() ? "...\"" : "\"");
 }
 
-// Symbols to ids: open addressing over the entries, which own the strings.
+// Symbols to ids: open addressing; a slot holds the upper half of the hash and the id, so that nearly every comparison of
+// strings is of equal ones.
 class SymbolIndex {
  public:
   explicit SymbolIndex(std::size_t count) {
-    while (slots_.size() < 2 * count) slots_.resize(slots_.size() * 2);
-    std::fill(slots_.begin(), slots_.end(), kNone);
+    std::size_t size = 16;
+    while (size < 2 * count) size *= 2;
+    slots_.assign(size, kFree);
     by_id_.resize(count);
   }
 
   // Returns the id that has this symbol already, kNone otherwise.
   std::uint32_t insert(std::string_view symbol, std::uint32_t id) {
     by_id_[id] = symbol;
-    std::size_t i = hash(symbol) & (slots_.size() - 1);
-    for (; slots_[i] != kNone; i = (i + 1) & (slots_.size() - 1)) {
-      if (by_id_[slots_[i]] == symbol) return slots_[i];
-    }
-    slots_[i] = id;
+    std::uint64_t& slot = slots_[find_slot(hash({symbol}), symbol, {})];
+    if (slot != kFree) return static_cast<std::uint32_t>(slot);
+    slot = (hash({symbol}) & kUpper) | id;
     return kNone;
   }
 
-  std::uint32_t find(std::string_view symbol) const {
-    for (std::size_t i = hash(symbol) & (slots_.size() - 1);; i = (i + 1) & (slots_.size() - 1)) {
-      if (slots_[i] == kNone || by_id_[slots_[i]] == symbol) return slots_[i];
-    }
+  // The id of first + second.
+  std::uint32_t find(std::string_view first, std::string_view second = {}) const {
+    return static_cast<std::uint32_t>(slots_[find_slot(hash({first, second}), first, second)]);
   }
 
  private:
-  static std::size_t hash(std::string_view s) {
-    std::uint64_t h = s.size() * 0x9E3779B97F4A7C15u;
-    const char* p = s.data();
-    for (std::size_t left = s.size(); left > 0;) {
-      std::uint64_t word = 0;
-      const std::size_t step = std::min<std::size_t>(left, 8);
-      std::memcpy(&word, p, step);
-      h = (h ^ word) * 0x9FB21C651E98DF25u;
-      h ^= h >> 32;
-      p += step;
-      left -= step;
+  static constexpr std::uint64_t kFree = ~std::uint64_t{0}, kUpper = ~std::uint64_t{0} << 32;
+
+  std::size_t find_slot(std::uint64_t h, std::string_view first, std::string_view second) const {
+    const std::size_t mask = slots_.size() - 1;
+    for (std::size_t i = h & mask;; i = (i + 1) & mask) {
+      if (slots_[i] == kFree) return i;
+      if (((slots_[i] ^ h) & kUpper) != 0) continue;
+      const std::string_view have = by_id_[static_cast<std::uint32_t>(slots_[i])];
+      if (have.size() == first.size() + second.size() && have.starts_with(first) && have.ends_with(second)) return i;
     }
-    return static_cast<std::size_t>(h ^ (h >> 15));
   }
 
-  std::vector<std::uint32_t> slots_ = std::vector<std::uint32_t>(16);
+  // FNV-1a, which takes the parts of a string one after the other, with a final mix.
+  static std::uint64_t hash(std::initializer_list<std::string_view> parts) {
+    std::uint64_t h = 0xCBF29CE484222325u;
+    for (const std::string_view part : parts) {
+      for (const char c : part) h = (h ^ static_cast<std::uint8_t>(c)) * 0x100000001B3u;
+    }
+    h = (h ^ (h >> 32)) * 0x9FB21C651E98DF25u;
+    return h ^ (h >> 29);
+  }
+
+  std::vector<std::uint64_t> slots_;
   std::vector<std::string_view> by_id_;
 };
 
@@ -116,12 +121,11 @@ std::vector<const RawVocabulary::Entry*> in_order(const RawVocabulary& raw, Symb
 }
 
 void add_merges(const RawVocabulary& raw, const SymbolIndex& index, Vocabulary& out, std::vector<bool>& made) {
-  std::string product;
   for (const auto& m : raw.merges) {
-    product.assign(m.left).append(m.right);
-    const std::uint32_t left = index.find(m.left), right = index.find(m.right), whole = index.find(product);
+    const std::uint32_t left = index.find(m.left), right = index.find(m.right), whole = index.find(m.left, m.right);
     if (left == kNone || right == kNone || whole == kNone) {
-      const std::string& missing = left == kNone ? m.left : right == kNone ? m.right : product;
+      std::string missing(left == kNone ? m.left : right == kNone ? m.right : m.left);
+      if (left != kNone && right != kNone) missing += m.right;
       fail(raw.merges_source + ": " + raw.merge_unit + " " + std::to_string(m.line),
            "a merge of " + shown(m.left) + " and " + shown(m.right) + " while " + shown(missing) + " is no token",
            "tokens of " + raw.vocab_source, "the two files of one vocabulary");
@@ -134,6 +138,12 @@ void add_merges(const RawVocabulary& raw, const SymbolIndex& index, Vocabulary& 
 }  // namespace
 
 bool Vocabulary::is_special(std::uint32_t id) const { return std::binary_search(specials_.begin(), specials_.end(), id); }
+
+void Vocabulary::reserve(std::size_t tokens, std::size_t merges) {
+  bytes_.reserve(8 * tokens);
+  ends_.reserve(tokens + 1);
+  merges_.reserve(merges);
+}
 
 void Vocabulary::append_token(std::string_view bytes) {
   bytes_ += bytes;
@@ -166,14 +176,16 @@ std::string Vocabulary::canonical() const {
   return out;
 }
 
-Vocabulary make_vocabulary(RawVocabulary raw) {
+Vocabulary make_vocabulary(const RawVocabulary& raw) {
   const std::size_t n = raw.entries.size();
-  if (n == 0 || n > kMaxTokens || raw.merges.size() > kMaxTokens) {
-    fail(raw.vocab_source + ": number of tokens", std::to_string(n), "256 to " + std::to_string(kMaxTokens));
+  if (n == 0 || n > kMaxTokens || raw.merges.size() >= kMaxMerges) {
+    fail(raw.vocab_source + ": size", std::to_string(n) + " tokens and " + std::to_string(raw.merges.size()) + " merges",
+         "256 to " + std::to_string(kMaxTokens) + " tokens and less than " + std::to_string(kMaxMerges) + " merges");
   }
   SymbolIndex index(n);
   const auto by_id = in_order(raw, index);
   Vocabulary out;
+  out.reserve(n, raw.merges.size());
   std::vector<bool> made(n, false);
   for (unsigned byte = 0; byte < 256; ++byte) {
     std::string symbol;

@@ -14,7 +14,7 @@ from typing import Any
 from gpt2 import _native
 from gpt2.config import GPT2Config
 from gpt2.decoding import SamplingParams
-from gpt2.decoding.stop import StopMatcher
+from gpt2.decoding.stop import Matched, StopMatcher
 from gpt2.engine.prompts import Ids, eos_ids
 from gpt2.protocols import Chunk, Completion, Cut, FinishReason, StreamDecoder
 from gpt2.tokenizer import Tokenizer
@@ -112,21 +112,17 @@ class Run:
         return self._decoder.push(token) if token < self._known_ids else "\ufffd"
 
     def _feed(self, text: str) -> str:
-        shown = self._matcher.feed(text)
-        if self._matcher.stopped is not None:
-            self.finish, self._stop = "stop", self._matcher.stopped
-        return shown
+        return self._take(self._matcher.push(text))
+
+    def _take(self, matched: Matched) -> str:
+        if matched.stopped:
+            self.finish, self._stop = "stop", matched.which
+        return matched.emit
 
     def _rest(self) -> str:
-        """What was held back, now that nothing can follow."""
-        if self._matcher.stopped is not None:
-            return ""
+        """What was held back, now that nothing can follow; it may still hold a stop string."""
         tail = self._decoder.finish() if self._decoder is not None else ""
-        text = self._matcher.feed(tail)
-        if self._matcher.stopped is not None:
-            self.finish, self._stop = "stop", self._matcher.stopped
-            return text
-        return text + self._matcher.finish()
+        return self._take(self._matcher.push(tail)) + self._take(self._matcher.finish())
 
     def _completion(self) -> Completion:
         assert self.finish is not None

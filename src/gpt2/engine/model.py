@@ -92,7 +92,7 @@ class LanguageModel:
         a list, the n alternatives of a prompt side by side. Each prompt gets the result that it gets alone. Raises
         InvalidRequest (PromptTooLong, UnknownOption).
         """
-        one = is_one_prompt(prompt) or prompt in ("", [])
+        one = is_one_prompt(prompt)
         prompts = [cast(Prompt, prompt)] if one else list(cast("Sequence[Prompt]", prompt))
         chosen = _params(params, preset, options)
         done: dict[tuple[int, int], Completion] = {}
@@ -117,6 +117,11 @@ class LanguageModel:
         encoded = [encode_prompt(prompt, params, self.config, self._tokenizer) for prompt in prompts]
         if self._tokenizer is None and params.stop:
             raise InvalidRequest("stop strings need a tokenizer, and this model has none", hint="stop_token_ids")
+        for id in params.stop_token_ids:
+            if id >= self.config.vocab_size:
+                raise InvalidRequest(
+                    "stop_token_ids", got=id, expected=f"0 to {self.config.vocab_size - 1}", source="vocab_size"
+                )
         return Generation(self._native, self.config, self._tokenizer, params, seed).run(encoded)
 
     def logits(self, ids: Sequence[int] | npt.NDArray[Any], *, first: int = 0) -> Floats:
@@ -197,7 +202,7 @@ class LanguageModel:
         states = self.config.n_layer + 1
         if isinstance(layer, bool) or not isinstance(layer, int) or not -states <= layer < states:
             raise InvalidRequest("layer", got=repr(layer), expected=f"{-states} to {states - 1}", source="n_layer")
-        many = [cast(Prompt, texts)] if is_one_prompt(texts) or texts == "" else list(cast("Iterable[Prompt]", texts))
+        many = [cast(Prompt, texts)] if is_one_prompt(texts) else list(cast("Iterable[Prompt]", texts))
         rows = [self._pooled(prompt, layer, pooling) for prompt in many]
         return np.stack(rows) if rows else np.empty((0, self.config.n_embd), dtype=np.float32)
 

@@ -5,7 +5,7 @@ Nothing is cut silently: a prompt that does not fit is PromptTooLong unless the 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, TypeAlias, cast
 
 import numpy as np
@@ -44,12 +44,14 @@ def as_ids(values: Sequence[int] | npt.NDArray[Any], vocab_size: int) -> Ids:
 
 
 def is_one_prompt(prompt: object) -> bool:
-    """True for a text or a flat sequence of ids; False for a sequence of prompts."""
-    if isinstance(prompt, str):
+    """False for a sequence of prompts (an empty one, too); True for whatever else, right or wrong."""
+    if isinstance(prompt, (str, bytes)):
         return True
     if isinstance(prompt, np.ndarray):
         return prompt.ndim == 1
-    return isinstance(prompt, Sequence) and len(prompt) > 0 and isinstance(prompt[0], (int, np.integer))
+    if not isinstance(prompt, Iterable):
+        return True
+    return isinstance(prompt, Sequence) and len(prompt) > 0 and not isinstance(prompt[0], (Sequence, np.ndarray))
 
 
 def start_id(config: GPT2Config, tokenizer: Tokenizer | None) -> int:
@@ -78,8 +80,10 @@ def encode_prompt(
             raise InvalidRequest("the model has no tokenizer, so that a text cannot be its prompt", hint="give token ids")
         allowed = tuple(tokenizer.special_tokens) if params.allow_special else ()
         ids = np.asarray(tokenizer.encode(prompt, allowed_special=allowed), dtype=np.int32)
-    else:
+    elif isinstance(prompt, (Sequence, np.ndarray)) and not isinstance(prompt, (bytes, bytearray)):
         ids = as_ids(prompt, config.vocab_size) if len(prompt) else np.empty(0, dtype=np.int32)
+    else:
+        raise InvalidRequest("prompt", got=type(prompt).__name__, expected="a text, or a sequence of token ids")
     if ids.size == 0:
         return np.array([start_id(config, tokenizer)], dtype=np.int32), None
     if ids.size <= config.n_positions:

@@ -180,18 +180,18 @@ class Machine:
             raise self.bad("REDUCE without a tuple of arguments")
         if function is _ORDERED_DICT:
             return self._ordered_dict(args)
-        if function is _REBUILD and len(args) in (6, 7):
+        if function is _REBUILD and len(args) in (6, 7) and type(args[4]) is bool:
             if type(args[5]) is not dict or args[5]:
                 raise self.unsafe("gives a tensor hooks")
             return self._tensor(*args[:4])
         if function is _REBUILD_OLD and len(args) == 4:
             return self._tensor(*args)
-        if function is _PARAMETER and len(args) == 3 and type(args[0]) is TensorRef:
+        if function is _PARAMETER and [type(arg) for arg in args[:2]] == [TensorRef, bool] and len(args) == 3:
             if type(args[2]) is not dict or args[2]:
                 raise self.unsafe("gives a parameter hooks")
             return args[0]
         if isinstance(function, _Global):
-            raise self.unsafe(f"calls {function.module}.{function.name} with {len(args)} arguments")
+            raise self.unsafe(f"calls {function.module}.{function.name} with other arguments than torch does")
         raise self.unsafe(f"calls a value of type {type(function).__name__}")
 
     def _ordered_dict(self, args: tuple[Any, ...]) -> dict[str | int, Any]:

@@ -94,7 +94,7 @@ def _directory(file: MappedFile) -> tuple[int, int, int]:
             "the archive does not end with a zip's end record", where=str(file.path),
             got=f"{mark!r} at byte {at}", likely="a download was cut short, or something was appended",
         )  # fmt: skip
-    if disk not in (0, _NONE16) or first_disk not in (0, _NONE16) or here != count:
+    if disk or first_disk or here != count:
         raise _bad(file, "it says that it spans several disks")
     end = at
     locator = at - _LOCATOR64.size

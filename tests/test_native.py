@@ -115,4 +115,11 @@ def test_fuzz_targets_find_nothing(clang_build: Path) -> None:
     targets = sorted(p for p in (clang_build / "native" / "tests").glob("fuzz_*") if os.access(p, os.X_OK))
     assert targets, "GPT2_FUZZ=ON built no fuzz_* program"
     for target in targets:
-        run(target, f"-max_total_time={FUZZ_SECONDS}", "-rss_limit_mb=2048", "-timeout=10", "-verbosity=0")
+        run(
+            target,
+            f"-artifact_prefix={clang_build}/",
+            f"-max_total_time={FUZZ_SECONDS}",
+            "-rss_limit_mb=2048",
+            "-timeout=10",
+            "-verbosity=0",
+        )

@@ -1,6 +1,8 @@
-"""Randomly initialised checkpoints as transformers makes them, and the error that float32 arithmetic may make on them.
+"""Randomly initialised checkpoints as transformers makes them, and the error that float32 arithmetic may
+make on them.
 
-The weights are wide enough (0.2 for biases, a larger init for matrices) that logits differ by far more than rounding.
+The weights are wide enough (0.2 for biases, a larger init for matrices) that logits differ by far more than
+rounding.
 """
 
 from __future__ import annotations
@@ -15,13 +17,19 @@ from gpt2.config import GPT2Config
 
 
 def random_gpt2(seed: int = 0, **config: Any) -> Any:
-    """A transformers GPT2LMHeadModel in float32, eval mode, with every parameter random (biases and gains, too)."""
+    """A transformers GPT2LMHeadModel in float32, eval mode, with every parameter random (biases and gains,
+    too)."""
     import torch
     import transformers
 
     torch.manual_seed(seed)
     torch.set_num_threads(1)  # for models as small as these, a second thread only waits
-    defaults = {"bos_token_id": 0, "eos_token_id": 0, "initializer_range": 0.1, "attn_implementation": "eager"}
+    defaults = {
+        "bos_token_id": 0,
+        "eos_token_id": 0,
+        "initializer_range": 0.1,
+        "attn_implementation": "eager",
+    }
     model = transformers.GPT2LMHeadModel(transformers.GPT2Config(**{**defaults, **config})).eval()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -53,10 +61,11 @@ def exact_outputs(model: Any, ids: np.ndarray[Any, Any]) -> tuple[np.ndarray[Any
 def logit_error_bound(config: GPT2Config, positions: int, scale: float) -> float:
     """How far float32 logits may be from the exact ones; `scale` is the largest |logit|.
 
-    Each sum of k products is off by about sqrt(k) u of its terms' size (Higham & Mary 2019, probabilistic bound, u = 2^-24). A
-    block has four such sums, of lengths C, T, C and I, each feeding a residual stream that LayerNorm keeps at scale 1, and the errors
-    of L blocks add. Factor 2 for the confidence. Never more than the 1e-4 x scale that is promised; that alone holds where LayerNorm has so few
-    channels that it may divide by almost nothing.
+    Each sum of k products is off by about sqrt(k) u of its terms' size (Higham & Mary 2019, probabilistic
+    bound, u = 2^-24). A block has four such sums, of lengths C, T, C and I, each feeding a residual stream
+    that LayerNorm keeps at scale 1, and the errors of L blocks add. Factor 2 for the confidence. Never more
+    than the 1e-4 x scale that is promised; that alone holds where LayerNorm has so few channels that it may
+    divide by almost nothing.
     """
     if config.n_embd < 16:
         return 1e-4 * scale
@@ -66,7 +75,9 @@ def logit_error_bound(config: GPT2Config, positions: int, scale: float) -> float
     return min(1e-4, 2 * u * (config.n_layer * per_block + math.sqrt(c))) * scale
 
 
-def assert_close(got: np.ndarray[Any, Any], exact: np.ndarray[Any, Any], bound: float, axes: str, note: str = "") -> None:
+def assert_close(
+    got: np.ndarray[Any, Any], exact: np.ndarray[Any, Any], bound: float, axes: str, note: str = ""
+) -> None:
     """Fails with the place, both values and the bound."""
     assert got.shape == exact.shape, f"shapes {got.shape} and {exact.shape} {note}"
     difference = np.abs(got - exact)

@@ -60,24 +60,6 @@ Tensors tensors_from(const nb::dict& d) {
   return out;
 }
 
-sampling::Params params_from(const nb::dict& d) {
-  sampling::Params p;
-  const auto set = [&](const char* key, auto& field) {
-    if (d.contains(key)) field = nb::cast<std::remove_reference_t<decltype(field)>>(d[key]);
-  };
-  set("temperature", p.temperature);
-  set("top_k", p.top_k);
-  set("top_p", p.top_p);
-  set("min_p", p.min_p);
-  set("repetition_penalty", p.repetition_penalty);
-  set("no_repeat_ngram_size", p.no_repeat_ngram_size);
-  set("min_new_tokens", p.min_new_tokens);
-  set("stop_token_ids", p.stop_token_ids);
-  set("seed", p.seed);
-  set("logprobs", p.logprobs);
-  return p;
-}
-
 std::vector<std::int32_t> to_vector(const Ids& ids) { return {ids.data(), ids.data() + ids.size()}; }
 
 nb::object float_array(std::vector<std::size_t> shape, const std::function<void(float*)>& fill) {
@@ -131,9 +113,8 @@ void bind_request(nb::module_& m) {
   nb::class_<Request>(m, "Request")
       .def(
           "__init__",
-          [](Request* self, const Engine& engine, const Ids& ids, const nb::dict& params, std::uint32_t alternative) {
-            new (self) Request(engine.config(), to_vector(ids), params_from(params), alternative);
-          },
+          [](Request* self, const Engine& engine, const Ids& ids, const sampling::Params& params,
+             std::uint32_t alternative) { new (self) Request(engine.config(), to_vector(ids), params, alternative); },
           "engine"_a, "ids"_a, "params"_a, "alternative"_a = 0)
       .def("fork", &Request::fork, "alternative"_a)
       .def("slide", &Request::slide, "keep"_a)

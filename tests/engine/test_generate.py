@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from checkpoints import random_gpt2, saved
 
 import gpt2
+from checkpoints import random_gpt2, saved
 from gpt2 import errors
 
 
@@ -155,7 +155,9 @@ def test_sliding_encodes_the_second_half_of_the_window_anew(numbers: gpt2.Langua
     for _ in range(250):
         if len(everything) - begin > 96:
             begin, slides = len(everything) - 48, slides + 1
-        everything.append(int(numbers.logits(everything[begin:], first=len(everything) - begin - 1)[0].argmax()))
+        everything.append(
+            int(numbers.logits(everything[begin:], first=len(everything) - begin - 1)[0].argmax())
+        )
     assert list(got.tokens) == everything[3:]
     assert got.slides == slides > 0
     assert got.finish_reason == "length"
@@ -170,7 +172,9 @@ def test_a_cut_is_made_where_it_was_asked_for_and_reported(numbers: gpt2.Languag
     assert cut is not None
     assert (cut.policy, cut.original, got.prompt_tokens) == (policy, 200, 86)
     kept = ids[: cut.start] + ids[cut.stop :]
-    assert {"left": kept == ids[-86:], "right": kept == ids[:86], "middle": kept == ids[:43] + ids[-43:]}[policy]
+    assert {"left": kept == ids[-86:], "right": kept == ids[:86], "middle": kept == ids[:43] + ids[-43:]}[
+        policy
+    ]
     plain = numbers.generate(kept, max_new_tokens=10, temperature=0)
     assert dataclasses.replace(got, truncated=None, seed=0) == dataclasses.replace(plain, seed=0)  # type: ignore[type-var]
 
@@ -223,6 +227,8 @@ def test_bad_requests(
     assert words.generate("x", max_new_tokens=1, seed=1).tokens  # type: ignore[union-attr]  # still usable
 
 
-@pytest.mark.parametrize("extra", [{"top_k": 10**6}, {"top_p": 1.0}, {"top_p": 1e-9}, {"min_p": 1.0}, {"top_k": 1}])
+@pytest.mark.parametrize(
+    "extra", [{"top_k": 10**6}, {"top_p": 1.0}, {"top_p": 1e-9}, {"min_p": 1.0}, {"top_k": 1}]
+)
 def test_edges_of_the_options(words: gpt2.LanguageModel, extra: dict[str, Any]) -> None:
     assert len(words.generate("x", max_new_tokens=5, seed=1, ignore_eos=True, **extra).tokens) == 5  # type: ignore[union-attr]

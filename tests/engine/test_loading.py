@@ -1,4 +1,5 @@
-"""Loading: every file format and dtype gives one model; what does not fit together is an error that says so."""
+"""Loading: every file format and dtype gives one model; what does not fit together is an error that says
+so."""
 
 from __future__ import annotations
 
@@ -9,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from checkpoints import random_gpt2
 
 import gpt2
+from checkpoints import random_gpt2
 from gpt2 import errors
 
 

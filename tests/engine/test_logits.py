@@ -1,4 +1,5 @@
-"""The engine's logits and hidden states are those of transformers, computed in float64, within a derived bound."""
+"""The engine's logits and hidden states are those of transformers, computed in float64, within a derived
+bound."""
 
 from __future__ import annotations
 
@@ -7,9 +8,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from checkpoints import assert_close, exact_outputs, logit_error_bound, random_gpt2, saved
 
 import gpt2
+from checkpoints import assert_close, exact_outputs, logit_error_bound, random_gpt2, saved
 
 # The four released shapes with fewer layers (and, but for one, fewer tokens), then everything odd.
 CONFIGS: dict[str, dict[str, Any]] = {
@@ -22,21 +23,68 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "head-size-1": {"n_embd": 5, "n_head": 5, "n_layer": 2, "n_positions": 70, "vocab_size": 31},
     "head-size-80": {"n_embd": 160, "n_head": 2, "n_layer": 3, "n_positions": 140, "vocab_size": 203},
     "head-size-128": {"n_embd": 128, "n_head": 1, "n_layer": 3, "n_positions": 66, "vocab_size": 64},
-    "untied": {"n_embd": 48, "n_head": 4, "n_layer": 2, "n_positions": 80, "vocab_size": 99, "tie_word_embeddings": False},
-    "narrow-inner": {"n_embd": 64, "n_head": 4, "n_layer": 2, "n_positions": 80, "vocab_size": 99, "n_inner": 37},
-    "unscaled": {"n_embd": 32, "n_head": 4, "n_layer": 2, "n_positions": 70, "vocab_size": 99, "scale_attn_weights": False},
+    "untied": {
+        "n_embd": 48,
+        "n_head": 4,
+        "n_layer": 2,
+        "n_positions": 80,
+        "vocab_size": 99,
+        "tie_word_embeddings": False,
+    },
+    "narrow-inner": {
+        "n_embd": 64,
+        "n_head": 4,
+        "n_layer": 2,
+        "n_positions": 80,
+        "vocab_size": 99,
+        "n_inner": 37,
+    },
+    "unscaled": {
+        "n_embd": 32,
+        "n_head": 4,
+        "n_layer": 2,
+        "n_positions": 70,
+        "vocab_size": 99,
+        "scale_attn_weights": False,
+    },
     "by-layer": {
-        "n_embd": 64, "n_head": 4, "n_layer": 4, "n_positions": 70, "vocab_size": 99,
+        "n_embd": 64,
+        "n_head": 4,
+        "n_layer": 4,
+        "n_positions": 70,
+        "vocab_size": 99,
         "scale_attn_by_inverse_layer_idx": True,
     },
-    "epsilon": {"n_embd": 64, "n_head": 2, "n_layer": 2, "n_positions": 70, "vocab_size": 99, "layer_norm_epsilon": 0.05},
+    "epsilon": {
+        "n_embd": 64,
+        "n_head": 2,
+        "n_layer": 2,
+        "n_positions": 70,
+        "vocab_size": 99,
+        "layer_norm_epsilon": 0.05,
+    },
     "upcast": {
-        "n_embd": 64, "n_head": 2, "n_layer": 2, "n_positions": 70, "vocab_size": 99, "reorder_and_upcast_attn": True,
+        "n_embd": 64,
+        "n_head": 2,
+        "n_layer": 2,
+        "n_positions": 70,
+        "vocab_size": 99,
+        "reorder_and_upcast_attn": True,
     },
     "two-channels": {"n_embd": 2, "n_head": 2, "n_layer": 2, "n_positions": 70, "vocab_size": 50},
     "deep": {"n_embd": 32, "n_head": 4, "n_layer": 24, "n_positions": 130, "vocab_size": 97},
-}  # fmt: skip
-ACTIVATIONS = ["gelu_new", "gelu", "relu", "silu", "swish", "gelu_fast", "gelu_pytorch_tanh", "quick_gelu", "tanh"]
+}
+ACTIVATIONS = [
+    "gelu_new",
+    "gelu",
+    "relu",
+    "silu",
+    "swish",
+    "gelu_fast",
+    "gelu_pytorch_tanh",
+    "quick_gelu",
+    "tanh",
+]
 FULL_SIZES: dict[str, dict[str, Any]] = {
     "gpt2": {},
     "gpt2-medium": {"n_embd": 1024, "n_head": 16, "n_layer": 24},
@@ -57,7 +105,9 @@ def check(model: Any, folder: Path, lengths: list[int], isa: str, **load: Any) -
         bound = logit_error_bound(lm.config, length, scale)
         got = lm.logits(ids)
         assert_close(got, logits, bound, "TV", f"({isa}, {length} tokens)")
-        assert_close(lm.hidden_states(ids), states, 1e-4 * max(1.0, float(np.abs(states).max())), "LTC", f"({isa})")
+        assert_close(
+            lm.hidden_states(ids), states, 1e-4 * max(1.0, float(np.abs(states).max())), "LTC", f"({isa})"
+        )
         top = np.sort(logits, axis=-1)
         decided = top[:, -1] - top[:, -2] > 2 * bound  # the order of the two best is beyond any rounding
         wrong = np.flatnonzero((got.argmax(-1) != logits.argmax(-1)) & decided)
@@ -70,15 +120,23 @@ def check(model: Any, folder: Path, lengths: list[int], isa: str, **load: Any) -
 def test_logits_equal_transformers(name: str, isa: str, tmp_path: Path) -> None:
     model = random_gpt2(**CONFIGS[name])
     longest = model.config.n_positions
-    lengths = [1, 7, longest] if name in ("small", "medium", "large", "xl") else [1, 2, 3, 13, 63, 64, 65, longest]
+    lengths = (
+        [1, 7, longest] if name in ("small", "medium", "large", "xl") else [1, 2, 3, 13, 63, 64, 65, longest]
+    )
     if isa == "generic":  # the plain loops are slow
-        lengths = [length for length in lengths if length < (50 if name in ("small", "medium", "large", "xl") else 70)]
+        lengths = [
+            length
+            for length in lengths
+            if length < (50 if name in ("small", "medium", "large", "xl") else 70)
+        ]
     check(model, tmp_path, lengths, isa)
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_every_activation(activation: str, isa: str, tmp_path: Path) -> None:
-    model = random_gpt2(n_embd=48, n_head=4, n_layer=3, n_positions=80, vocab_size=99, activation_function=activation)
+    model = random_gpt2(
+        n_embd=48, n_head=4, n_layer=3, n_positions=80, vocab_size=99, activation_function=activation
+    )
     check(model, tmp_path, [80], isa)
 
 
@@ -108,7 +166,9 @@ def test_16_bit_files(dtype: str, isa: str, tmp_path: Path) -> None:
     """A file in 16 bits gives what its values give in float32, whether they stay narrow or are widened."""
     import torch
 
-    model = random_gpt2(n_embd=80, n_head=5, n_layer=3, n_positions=90, vocab_size=203).to(getattr(torch, dtype))
+    model = random_gpt2(n_embd=80, n_head=5, n_layer=3, n_positions=90, vocab_size=203).to(
+        getattr(torch, dtype)
+    )
     saved(model, tmp_path)
     exact, _ = exact_outputs(model, np.arange(90))
     for weights in ("auto", "float32"):

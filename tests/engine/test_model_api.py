@@ -1,4 +1,5 @@
-"""What else a model answers: scores, next tokens, embeddings, hidden states; from several threads, and interrupted."""
+"""What else a model answers: scores, next tokens, embeddings, hidden states; from several threads, and
+interrupted."""
 
 from __future__ import annotations
 
@@ -59,7 +60,9 @@ def test_a_long_text_is_scored_in_windows_only_when_asked(lm: gpt2.LanguageModel
 
 
 def test_an_empty_text_has_no_tokens_to_score(lm: gpt2.LanguageModel) -> None:
-    assert lm.score("") == gpt2.Score(tokens=(), texts=(), logprobs=(), total=0.0, perplexity=1.0, bits_per_byte=0.0)
+    assert lm.score("") == gpt2.Score(
+        tokens=(), texts=(), logprobs=(), total=0.0, perplexity=1.0, bits_per_byte=0.0
+    )
 
 
 def test_next_tokens_are_the_best_of_the_distribution(lm: gpt2.LanguageModel) -> None:
@@ -132,7 +135,10 @@ lm.generate("the", max_new_tokens=10**6, overflow="slide", ignore_eos=True)
 
 def test_ctrl_c_stops_a_generation_at_once(tiny_checkpoint: Path) -> None:
     with subprocess.Popen(
-        [sys.executable, "-c", LONG, str(tiny_checkpoint)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-c", LONG, str(tiny_checkpoint)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     ) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
@@ -160,6 +166,10 @@ _, status = os.waitpid(child, 0)
 print(os.waitstatus_to_exitcode(status))
 """
     done = subprocess.run(
-        [sys.executable, "-c", program, str(tiny_checkpoint)], capture_output=True, text=True, timeout=120, check=True
+        [sys.executable, "-c", program, str(tiny_checkpoint)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
     )
     assert done.stdout == "7\n"

@@ -7,19 +7,22 @@ from typing import Any
 
 import numpy as np
 import pytest
-from checkpoints import random_gpt2, saved
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import gpt2
-from gpt2 import _native
+from checkpoints import random_gpt2, saved
+from gpt2 import SamplingParams, _native
+from gpt2.engine.generation import native_params
 
 V, WINDOW = 151, 140
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    model = random_gpt2(n_embd=44, n_head=4, n_layer=3, n_positions=WINDOW, vocab_size=V, initializer_range=0.3)
+    model = random_gpt2(
+        n_embd=44, n_head=4, n_layer=3, n_positions=WINDOW, vocab_size=V, initializer_range=0.3
+    )
     return saved(model, tmp_path_factory.mktemp("two-roads"))
 
 
@@ -51,8 +54,10 @@ kinds = st.sampled_from([(isa, w) for isa in _native.available_isas() for w in (
 
 
 def native_request(lm: gpt2.LanguageModel, request: Any) -> Any:
-    ids, params, alternative = request
-    return _native.Request(lm._native, np.asarray(ids, dtype=np.int32), params, alternative)
+    ids, options, alternative = request
+    params = SamplingParams(**options)
+    native = native_params(params, options["seed"], frozenset())
+    return _native.Request(lm._native, np.asarray(ids, dtype=np.int32), native, alternative)
 
 
 def run_alone(lm: gpt2.LanguageModel, request: Any, steps: int) -> list[Any]:
@@ -65,7 +70,8 @@ def run_alone(lm: gpt2.LanguageModel, request: Any, steps: int) -> list[Any]:
 def test_company_and_threads_never_change_the_answer(
     models: Any, mix: list[Any], kind: tuple[str, str], threads: int, random: Any
 ) -> None:
-    """Requests join and leave at random; each gets the tokens and log-probabilities, to the bit, that it gets alone on one thread."""
+    """Requests join and leave at random; each gets the tokens and log-probabilities, to the bit, that it
+    gets alone on one thread."""
     steps = 6
     alone = [run_alone(models[(*kind, 1)], request, steps) for request in mix]
     lm = models[(*kind, threads)]

@@ -1,15 +1,14 @@
 """The generation loop: prompts in, chunks of text out, one native step per token for all active requests.
 
 Knows when to stop and how tokens become text; how the next token is chosen is native/sampling, what the model
-computes is native/model. A request's result depends on nothing but itself (DESIGN: the same bits every time), so requests join and leave the
-batch freely.
+computes is native/model. A request's result depends on nothing but itself (DESIGN: the same bits every
+time), so requests join and leave the batch freely.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 from gpt2 import _native
 from gpt2.config import GPT2Config
@@ -20,7 +19,8 @@ from gpt2.protocols import Chunk, Completion, Cut, FinishReason, StreamDecoder
 from gpt2.tokenizer import Tokenizer
 
 MAX_BATCH = 32
-"""Requests that are advanced together; more wait. A sequence of 1024 tokens of the 124M shape caches 75 MB."""
+"""Requests that are advanced together; more wait. A sequence of 1024 tokens of the 124M shape caches 75
+MB."""
 
 
 class Run:
@@ -90,7 +90,8 @@ class Run:
         return self.chunk(text, 1)
 
     def chunk(self, text: str, new_tokens: int) -> Chunk:
-        """The chunk of the last `new_tokens` tokens; when the run has ended, with all held text and the result."""
+        """The chunk of the last `new_tokens` tokens; when the run has ended, with all held text and the
+        result."""
         if self.finish is not None:
             text += self._rest()
         self._texts.append(text)
@@ -102,7 +103,7 @@ class Run:
             logprobs=tuple(self._logprobs[first:]) if wanted else None,
             index=self.index,
             finish_reason=self.finish,
-            completion=self._completion() if self.finish is not None else None,
+            completion=self._completion(self.finish) if self.finish is not None else None,
         )
 
     def _text_of(self, token: int) -> str:
@@ -124,13 +125,12 @@ class Run:
         tail = self._decoder.finish() if self._decoder is not None else ""
         return self._take(self._matcher.push(tail)) + self._take(self._matcher.finish())
 
-    def _completion(self) -> Completion:
-        assert self.finish is not None
+    def _completion(self, finish: FinishReason) -> Completion:
         wanted = self.params.logprobs is not None
         return Completion(
             text="".join(self._texts),
             tokens=tuple(self._tokens),
-            finish_reason=self.finish,
+            finish_reason=finish,
             prompt_tokens=self._prompt_tokens,
             seed=self._seed,
             logprobs=tuple(self._logprobs) if wanted else None,
@@ -142,34 +142,42 @@ class Run:
         )
 
 
-def native_params(params: SamplingParams, seed: int, ends: frozenset[int]) -> dict[str, Any]:
-    """The fields that the native sampler takes."""
-    return {
-        "temperature": params.temperature,
-        "top_k": params.top_k,
-        "top_p": params.top_p,
-        "min_p": params.min_p,
-        "repetition_penalty": params.repetition_penalty,
-        "no_repeat_ngram_size": params.no_repeat_ngram_size,
-        "min_new_tokens": params.min_new_tokens,
-        "stop_token_ids": sorted({*ends, *params.stop_token_ids}),
-        "seed": seed,
-        "logprobs": -1 if params.logprobs is None else params.logprobs,
-    }
+def native_params(params: SamplingParams, seed: int, ends: frozenset[int]) -> _native.SamplerParams:
+    """The part of the options that the native sampler takes; `ends` are the end-of-text ids."""
+    native = _native.SamplerParams()
+    native.temperature = params.temperature
+    native.top_k = params.top_k
+    native.top_p = params.top_p
+    native.min_p = params.min_p
+    native.repetition_penalty = params.repetition_penalty
+    native.no_repeat_ngram_size = params.no_repeat_ngram_size
+    native.min_new_tokens = params.min_new_tokens
+    native.stop_token_ids = sorted({*ends, *params.stop_token_ids})
+    native.seed = seed
+    native.logprobs = -1 if params.logprobs is None else params.logprobs
+    return native
 
 
 class Generation:
     """Continues prompts with one native engine. Iterating gives (prompt index, chunk) as they come."""
 
     def __init__(
-        self, native: _native.Engine, config: GPT2Config, tokenizer: Tokenizer | None, params: SamplingParams, seed: int
+        self,
+        native: _native.Engine,
+        config: GPT2Config,
+        tokenizer: Tokenizer | None,
+        params: SamplingParams,
+        seed: int,
     ) -> None:
         self._native = native
         self._config = config
         self._tokenizer = tokenizer
         self._params = params
         self._seed = seed
-        eos = {*eos_ids(config), *((tokenizer.eos_id,) if tokenizer is not None and tokenizer.eos_id is not None else ())}
+        eos = {
+            *eos_ids(config),
+            *((tokenizer.eos_id,) if tokenizer is not None and tokenizer.eos_id is not None else ()),
+        }
         self._ends: frozenset[int] = frozenset() if params.ignore_eos else frozenset(eos)
 
     def run(self, prompts: Sequence[tuple[Ids, Cut | None]]) -> Iterator[tuple[int, Chunk]]:

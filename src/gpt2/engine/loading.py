@@ -1,7 +1,7 @@
 """From a name to a model that answers: find the files, check them, hand their tensors to the native engine.
 
-Tensors are mapped, not copied, where the file has the dtype that is asked for. Knows the readers (gpt2.weights) and the
-native engine, nothing of generation.
+Tensors are mapped, not copied, where the file has the dtype that is asked for. Knows the readers
+(gpt2.weights) and the native engine, nothing of generation.
 """
 
 from __future__ import annotations
@@ -38,11 +38,13 @@ def load(
     """Load a model. None is the bundled one.
 
     Args:
-        model: a model directory, a weights file beside its config.json, or a hub id such as "openai-community/gpt2" (taken from the
-            cache when it is there, otherwise downloaded).
-        weights: how the matrices are kept; arithmetic is float32 always. "auto" keeps float32 and bfloat16 as the file has
+        model: a model directory, a weights file beside its config.json, or a hub id such as
+            "openai-community/gpt2" (taken from the cache when it is there, otherwise downloaded).
+        weights: how the matrices are kept; arithmetic is float32 always. "auto" keeps float32 and bfloat16
+        as the file has
             them and widens float16 (exactly). "bfloat16" rounds to nearest even.
-        threads: how many threads compute, this one included; None is every processor that the process may use. The result
+        threads: how many threads compute, this one included; None is every processor that the process may
+        use. The result
             does not depend on it.
         isa: "auto", "generic", "avx2" or "avx512"; None is the environment's GPT2_ISA, or "auto".
 
@@ -77,7 +79,9 @@ def _thread_count(threads: int | None) -> int:
     return threads
 
 
-def _read(path: Path, folder: Path, weights: WeightsDtype) -> tuple[GPT2Config, dict[str, npt.NDArray[Any]], str]:
+def _read(
+    path: Path, folder: Path, weights: WeightsDtype
+) -> tuple[GPT2Config, dict[str, npt.NDArray[Any]], str]:
     """The config, the arrays that the native engine takes, and the dtype that they have."""
     if (folder / "config.json").is_file():
         config = GPT2Config.from_json(folder / "config.json")
@@ -105,7 +109,9 @@ def _as_dtype(tensor: Tensor, dtype: str) -> npt.NDArray[Any]:
         narrowed: npt.NDArray[Any] = _native.narrow_bfloat16(flat).reshape(tensor.shape)
         return narrowed
     if tensor.dtype == "bfloat16":
-        widened: npt.NDArray[Any] = _native.widen_bfloat16(tensor.contiguous().reshape(-1)).reshape(tensor.shape)
+        widened: npt.NDArray[Any] = _native.widen_bfloat16(tensor.contiguous().reshape(-1)).reshape(
+            tensor.shape
+        )
         return widened
     return tensor.contiguous() if tensor.dtype == "float32" else tensor.to_float32()
 
@@ -141,4 +147,3 @@ def _tokenizer(folder: Path, config: GPT2Config) -> Tokenizer | None:
             likely="the tokenizer files belong to another model",
         )
     return tokenizer
-

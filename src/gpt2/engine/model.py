@@ -1,7 +1,7 @@
 """LanguageModel: one loaded GPT-2 and everything that can be asked of it.
 
-A thin layer: prompts.py makes ids, generation.py runs the loop, the native engine computes. Letters: B texts, T tokens,
-C = n_embd, L = n_layer, V = vocab_size.
+A thin layer: prompts.py makes ids, generation.py runs the loop, the native engine computes. Letters: B
+texts, T tokens, C = n_embd, L = n_layer, V = vocab_size.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import math
 import secrets
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal, cast, get_args
+from typing import Any, cast, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -21,15 +21,15 @@ from gpt2.decoding import SamplingParams
 from gpt2.engine.generation import Generation
 from gpt2.engine.prompts import Ids, Prompt, as_ids, encode_prompt, is_one_prompt, start_id, too_long
 from gpt2.errors import InvalidRequest, PromptTooLong, TokenizerError
-from gpt2.protocols import Chunk, Completion, NextToken, Score
+from gpt2.protocols import Chunk, Completion, NextToken, Pooling, Score
 from gpt2.tokenizer import Tokenizer
 
 Floats = npt.NDArray[np.float32]
-Pooling = Literal["mean", "last", "weighted"]
 
 
 class LanguageModel:
-    """A GPT-2 on the native engine. Made by gpt2.load(). Safe to call from several threads; calls take turns."""
+    """A GPT-2 on the native engine. Made by gpt2.load(). Safe to call from several threads; calls take
+    turns."""
 
     def __init__(
         self,
@@ -64,7 +64,7 @@ class LanguageModel:
             raise TokenizerError(
                 "the model has no tokenizer",
                 where=str(self.path),
-                expected="tokenizer.json, vocab.json + merges.txt, or encoder.json + vocab.bpe beside the weights",
+                expected="tokenizer.json, vocab.json + merges.txt, or encoder.json + vocab.bpe",
                 hint="copy the tokenizer's files there, or give token ids instead of text",
             )
         return self._tokenizer
@@ -88,9 +88,9 @@ class LanguageModel:
     ) -> Completion | list[Completion]:
         """Continue a prompt (text or token ids), or each of a sequence of them.
 
-        Options are the fields of SamplingParams, on top of `params` or a `preset`. One prompt with n == 1 gives a Completion; otherwise
-        a list, the n alternatives of a prompt side by side. Each prompt gets the result that it gets alone. Raises
-        InvalidRequest (PromptTooLong, UnknownOption).
+        Options are the fields of SamplingParams, on top of `params` or a `preset`. One prompt with n == 1
+        gives a Completion; otherwise a list, the n alternatives of a prompt side by side. Each prompt gets
+        the result that it gets alone. Raises InvalidRequest (PromptTooLong, UnknownOption).
         """
         one = is_one_prompt(prompt)
         prompts = [cast(Prompt, prompt)] if one else list(cast("Sequence[Prompt]", prompt))
@@ -103,7 +103,12 @@ class LanguageModel:
         return ordered[0] if one and chosen.n == 1 else ordered
 
     def stream(
-        self, prompt: Prompt, params: SamplingParams | None = None, *, preset: str | None = None, **options: Any
+        self,
+        prompt: Prompt,
+        params: SamplingParams | None = None,
+        *,
+        preset: str | None = None,
+        **options: Any,
     ) -> Iterator[Chunk]:
         """The same continuation as generate(), piece by piece; with n > 1 the alternatives take turns.
 
@@ -116,30 +121,38 @@ class LanguageModel:
         seed = params.seed if params.seed is not None else secrets.randbits(63)
         encoded = [encode_prompt(prompt, params, self.config, self._tokenizer) for prompt in prompts]
         if self._tokenizer is None and params.stop:
-            raise InvalidRequest("stop strings need a tokenizer, and this model has none", hint="stop_token_ids")
+            raise InvalidRequest(
+                "stop strings need a tokenizer, and this model has none", hint="stop_token_ids"
+            )
         for id in params.stop_token_ids:
             if id >= self.config.vocab_size:
                 raise InvalidRequest(
-                    "stop_token_ids", got=id, expected=f"0 to {self.config.vocab_size - 1}", source="vocab_size"
+                    "stop_token_ids",
+                    got=id,
+                    expected=f"0 to {self.config.vocab_size - 1}",
+                    source="vocab_size",
                 )
         return Generation(self._native, self.config, self._tokenizer, params, seed).run(encoded)
 
     def logits(self, ids: Sequence[int] | npt.NDArray[Any], *, first: int = 0) -> Floats:
-        """Unnormalised log-probabilities after each position, float32 [T, V]; with `first`, of positions first.. alone."""
+        """Unnormalised log-probabilities after each position, float32 [T, V]; with `first`, of positions
+        first.. alone."""
         array = self._window_ids(ids)
         if not 0 <= first < array.size:
             raise InvalidRequest("first", got=first, expected=f"0 to {array.size - 1}")
         return cast(Floats, self._native.logits(array, first))
 
     def hidden_states(self, ids: Sequence[int] | npt.NDArray[Any]) -> Floats:
-        """The residual stream, float32 [L + 1, T, C]: after the embedding, after each block, and the last one after LN_f.
+        """The residual stream, float32 [L + 1, T, C]: after the embedding, after each block, and the last
+        one after LN_f.
 
         The same as transformers' hidden_states with output_hidden_states=True.
         """
         return cast(Floats, self._native.hidden_states(self._window_ids(ids)))
 
     def next_tokens(self, prompt: Prompt, n: int = 10) -> list[NextToken]:
-        """The `n` most probable next tokens, best first; their probabilities are those of the model itself."""
+        """The `n` most probable next tokens, best first; their probabilities are those of the model
+        itself."""
         if isinstance(n, bool) or not isinstance(n, int) or n < 1:
             raise InvalidRequest("n", got=repr(n), expected="a whole number of at least 1")
         ids, _ = encode_prompt(prompt, SamplingParams(), self.config, self._tokenizer)
@@ -148,7 +161,10 @@ class LanguageModel:
         best = np.argsort(-logprobs, kind="stable")[:n]
         return [
             NextToken(
-                id=int(i), text=self._piece(int(i)), probability=math.exp(logprobs[i]), logprob=float(logprobs[i])
+                id=int(i),
+                text=self._piece(int(i)),
+                probability=math.exp(logprobs[i]),
+                logprob=float(logprobs[i]),
             )
             for i in best
         ]
@@ -156,8 +172,9 @@ class LanguageModel:
     def score(self, text: Prompt, *, stride: int | None = None) -> Score:
         """The log-probability of each token of a text; the first one follows the end-of-text token.
 
-        A text that does not fit the window raises PromptTooLong, unless `stride` is given: then windows of n_positions
-        tokens are moved by `stride`, and each token is scored once, with at least n_positions - stride tokens before it.
+        A text that does not fit the window raises PromptTooLong, unless `stride` is given: then windows of
+        n_positions tokens are moved by `stride`, and each token is scored once, with at least n_positions -
+        stride tokens before it.
         """
         ids, _ = self._score_ids(text)
         window = self.config.n_positions
@@ -165,8 +182,13 @@ class LanguageModel:
             raise InvalidRequest("stride", got=repr(stride), expected=f"1 to {window} (n_positions), or None")
         if ids.size - 1 > window and stride is None:
             error = too_long(int(ids.size) - 1, window)
-            raise PromptTooLong(error.what, got=error.got, expected=error.expected, source=error.source,
-                                hint=f"stride={max(1, window // 2)}")
+            raise PromptTooLong(
+                error.what,
+                got=error.got,
+                expected=error.expected,
+                source=error.source,
+                hint=f"stride={max(1, window // 2)}",
+            )
         logprobs = self._strided(ids, window, stride or window)
         tokens = tuple(int(i) for i in ids[1:])
         total = math.fsum(logprobs)
@@ -190,18 +212,20 @@ class LanguageModel:
             begin += stride
         return logprobs
 
-    def embed(
-        self, texts: Prompt | Iterable[Prompt], layer: int = -1, pooling: Pooling = "mean"
-    ) -> Floats:
-        """One vector per text, float32 [B, C]: the hidden states of `layer` (0 embedding ... L, or from the end) pooled over tokens.
+    def embed(self, texts: Prompt | Iterable[Prompt], layer: int = -1, pooling: Pooling = "mean") -> Floats:
+        """One vector per text, float32 [B, C]: the hidden states of `layer` (0 embedding ... L, or from the
+        end) pooled over tokens.
 
-        pooling: "mean", "last" token, or "weighted" by position (w_t = t / sum t; SGPT, arXiv:2202.08904). Raises PromptTooLong.
+        pooling: "mean", "last" token, or "weighted" by position (w_t = t / sum t; SGPT, arXiv:2202.08904).
+        Raises PromptTooLong.
         """
         if pooling not in get_args(Pooling):
             raise InvalidRequest("pooling", got=repr(pooling), expected=" | ".join(get_args(Pooling)))
         states = self.config.n_layer + 1
         if isinstance(layer, bool) or not isinstance(layer, int) or not -states <= layer < states:
-            raise InvalidRequest("layer", got=repr(layer), expected=f"{-states} to {states - 1}", source="n_layer")
+            raise InvalidRequest(
+                "layer", got=repr(layer), expected=f"{-states} to {states - 1}", source="n_layer"
+            )
         many = [cast(Prompt, texts)] if is_one_prompt(texts) else list(cast("Iterable[Prompt]", texts))
         rows = [self._pooled(prompt, layer, pooling) for prompt in many]
         return np.stack(rows) if rows else np.empty((0, self.config.n_embd), dtype=np.float32)

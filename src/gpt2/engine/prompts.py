@@ -1,6 +1,7 @@
 """What callers may give as a prompt, and how it becomes token ids that fit the window.
 
-Nothing is cut silently: a prompt that does not fit is PromptTooLong unless the request names a policy, and the cut is reported.
+Nothing is cut silently: a prompt that does not fit is PromptTooLong unless the request names a policy, and
+the cut is reported.
 """
 
 from __future__ import annotations
@@ -22,23 +23,37 @@ Prompt: TypeAlias = "str | Sequence[int] | npt.NDArray[Any]"
 
 
 def as_ids(values: Sequence[int] | npt.NDArray[Any], vocab_size: int) -> Ids:
-    """int32 [T] from any sequence of whole numbers. Raises InvalidRequest with the position of a wrong one."""
+    """int32 [T] from any sequence of whole numbers. Raises InvalidRequest with the position of a wrong
+    one."""
     if isinstance(values, (str, bytes)):
-        raise InvalidRequest("token ids", got=type(values).__name__, expected="a sequence of whole numbers",
-                             hint="encode the text first: lm.tokenizer.encode(text)")
+        raise InvalidRequest(
+            "token ids",
+            got=type(values).__name__,
+            expected="a sequence of whole numbers",
+            hint="encode the text first: lm.tokenizer.encode(text)",
+        )
     try:
         array = np.asarray(values)
     except (ValueError, OverflowError) as error:
-        raise InvalidRequest("token ids", got="no regular array", expected="a flat sequence of ids") from error
+        raise InvalidRequest(
+            "token ids", got="no regular array", expected="a flat sequence of ids"
+        ) from error
     if array.ndim != 1 or array.size == 0:
-        raise InvalidRequest("token ids", got=f"shape {list(array.shape)}", expected="a flat sequence, at least one")
+        raise InvalidRequest(
+            "token ids", got=f"shape {list(array.shape)}", expected="a flat sequence, at least one"
+        )
     if array.dtype.kind not in "iu":
-        raise InvalidRequest("token ids", got=f"values of type {array.dtype}", expected="whole numbers below 2^31")
+        raise InvalidRequest(
+            "token ids", got=f"values of type {array.dtype}", expected="whole numbers below 2^31"
+        )
     wrong = (array < 0) | (array >= vocab_size)
     if wrong.any():
         at = int(wrong.argmax())
         raise InvalidRequest(
-            f"token id at position {at}", got=int(array[at]), expected=f"0 to {vocab_size - 1}", source="vocab_size"
+            f"token id at position {at}",
+            got=int(array[at]),
+            expected=f"0 to {vocab_size - 1}",
+            source="vocab_size",
         )
     return np.ascontiguousarray(array, dtype=np.int32)
 
@@ -51,7 +66,9 @@ def is_one_prompt(prompt: object) -> bool:
         return prompt.ndim == 1
     if not isinstance(prompt, Iterable):
         return True
-    return isinstance(prompt, Sequence) and len(prompt) > 0 and not isinstance(prompt[0], (Sequence, np.ndarray))
+    return (
+        isinstance(prompt, Sequence) and len(prompt) > 0 and not isinstance(prompt[0], (Sequence, np.ndarray))
+    )
 
 
 def start_id(config: GPT2Config, tokenizer: Tokenizer | None) -> int:
@@ -60,8 +77,10 @@ def start_id(config: GPT2Config, tokenizer: Tokenizer | None) -> int:
     for candidate in candidates:
         if candidate is not None and 0 <= candidate < config.vocab_size:
             return candidate
-    raise InvalidRequest("an empty prompt needs an end-of-text token, and this model has none",
-                         hint="give at least one character or token")
+    raise InvalidRequest(
+        "an empty prompt needs an end-of-text token, and this model has none",
+        hint="give at least one character or token",
+    )
 
 
 def eos_ids(config: GPT2Config) -> tuple[int, ...]:
@@ -77,13 +96,17 @@ def encode_prompt(
     """The ids that the model will see (never more than n_positions), and what was cut to get there."""
     if isinstance(prompt, str):
         if tokenizer is None:
-            raise InvalidRequest("the model has no tokenizer, so that a text cannot be its prompt", hint="give token ids")
+            raise InvalidRequest(
+                "the model has no tokenizer, so that a text cannot be its prompt", hint="give token ids"
+            )
         allowed = tuple(tokenizer.special_tokens) if params.allow_special else ()
         ids = np.asarray(tokenizer.encode(prompt, allowed_special=allowed), dtype=np.int32)
-    elif isinstance(prompt, (Sequence, np.ndarray)) and not isinstance(prompt, (bytes, bytearray)):
-        ids = as_ids(prompt, config.vocab_size) if len(prompt) else np.empty(0, dtype=np.int32)
+    elif isinstance(prompt, (bytes, bytearray)) or not isinstance(prompt, (Sequence, np.ndarray)):
+        raise InvalidRequest(
+            "prompt", got=type(prompt).__name__, expected="a text, or a sequence of token ids"
+        )
     else:
-        raise InvalidRequest("prompt", got=type(prompt).__name__, expected="a text, or a sequence of token ids")
+        ids = as_ids(prompt, config.vocab_size) if len(prompt) else np.empty(0, dtype=np.int32)
     if ids.size == 0:
         return np.array([start_id(config, tokenizer)], dtype=np.int32), None
     if ids.size <= config.n_positions:

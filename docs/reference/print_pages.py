@@ -12,11 +12,13 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import inspect
+import re
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 
 import gpt2
+import gpt2.errors
 from gpt2.cli.main import COMMANDS, load_command
 
 HERE = Path(__file__).resolve().parent
@@ -87,6 +89,7 @@ def api_page() -> str:
             parts += [f"## {name}\n", _signature(name, thing), _doc(thing)]
         elif inspect.ismodule(thing):
             parts += [f"## {name}\n", _doc(thing)]
+    parts += ["## The exceptions\n", "They are in `gpt2.errors`.\n", _doc(gpt2.errors)]
     return "\n".join(part for part in parts if part)
 
 
@@ -122,7 +125,7 @@ def _fields(cls: type) -> Iterator[str]:
         kind = str(field.type).replace("|", "\\|")
         meaning = meanings.get(field.name, "").replace("|", "\\|")
         yield f"| `{field.name}` | {kind} | {default} | {meaning} |"
-    yield ""
+    yield "\n"
 
 
 def _attribute_docs(cls: type) -> dict[str, str]:
@@ -143,6 +146,7 @@ def _signature(name: str, function: object) -> str:
         text = str(inspect.signature(function))  # type: ignore[arg-type]
     except (TypeError, ValueError):
         text = "(...)"
+    text = re.sub(r"(: |-> )'([^']*)'", r"\1\2", text).replace("(self, ", "(").replace("(self)", "()")
     return f"```python\n{name}{text}\n```\n"
 
 

@@ -43,13 +43,14 @@ from weights.make_files import (
 
 # Opcodes and fragments to put where they do not belong, dangerous ones among them.
 FRAGMENTS = [
-    *(bytes([code]) for code in range(256)), b"(", b"t", b"u", b"s", b"R", b"b", b"0", b"}", b"]", b")", b"N",
-    b".", ODICT, EMPTY_ODICT, FALSE, NONE, uni("a"), uni(""), uni("storage"), uni("x" * 700), uni(b"\xff"), pid(),
-    
-    pid("1"), pid(storage="IntStorage"), pid(numel=1 << 40), tensor(pid()), ints(2, 3), ints(-1), ints(1 << 60), tup(),
-    glob("os", "system"), glob("builtins", "eval"), glob("torch", "FloatStorage"), 
-    glob("torch", "Tensor"),     glob("torch._utils", "_rebuild_parameter"), call(glob("os", "system"), uni("true")), b"h\x00", b"q\x00",
-    b"\x94", b"j\xff\xff\xff\xff", b"\x8c\x02os\x8c\x06system\x93", b"\x95" + bytes(8), b"G" + bytes(8),
+    *(bytes([code]) for code in range(256)), *(bytes([code]) for code in b"(tusRb0}])N."),
+    ODICT, EMPTY_ODICT, FALSE, NONE, uni("a"), uni(""), uni("storage"), uni("x" * 700), uni(b"\xff"),
+    pid(), pid("1"), pid(storage="IntStorage"), pid(numel=1 << 40), tensor(pid()),
+    ints(2, 3), ints(-1), ints(1 << 60), tup(),
+    glob("os", "system"), glob("builtins", "eval"), glob("torch", "FloatStorage"), glob("torch", "Tensor"),
+    glob("torch._utils", "_rebuild_parameter"), call(glob("os", "system"), uni("true")),
+    b"h\x00", b"q\x00", b"\x94", b"j\xff\xff\xff\xff",
+    b"\x8c\x02os\x8c\x06system\x93", b"\x95" + bytes(8), b"G" + bytes(8),
 ]  # fmt: skip
 
 
@@ -170,9 +171,18 @@ def legacy(rng: random.Random, pickle: bytes) -> bytes:
 
 def same_as_torch(path: Path, weights: Weights) -> None:
     """torch accepts the file, too, and gives the same bytes under the same names."""
+    import pickle
+
     import torch
 
-    whole = torch.load(path, weights_only=True)
+    try:
+        whole = torch.load(path, weights_only=True)
+    except pickle.UnpicklingError as error:
+        if "Unsupported operand" in str(
+            error
+        ):  # torch writes protocol 4 where asked, and does not read it here
+            return
+        raise
     found: dict[str, bytes] = {}
     for part in (whole, *(value for value in whole.values() if isinstance(value, dict))):
         for name, value in part.items():

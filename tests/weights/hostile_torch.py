@@ -178,6 +178,15 @@ def hooks_that_are_not_empty() -> bytes:
 
 
 @attack
+def metadata_that_negates_a_tensor() -> bytes:
+    function = glob("torch._utils", "_rebuild_tensor_v2")
+    bits = b"}" + uni("neg") + b"\x88s"
+    return with_value(
+        odict(a=call(function, pid(), num(0), ints(2, 3), ints(3, 1), FALSE, EMPTY_ODICT, bits))
+    )
+
+
+@attack
 def code_in_the_state_of_a_dict() -> bytes:
     return torch_zip_file(good_pickle(more=b"}" + uni("x") + call(glob("os", "system"), MARKER) + b"sb"))
 

@@ -14,6 +14,7 @@ import errno
 import logging
 import os
 import re
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -133,9 +134,13 @@ def _local(name: str, *, explicit: bool) -> Path | None:
     """`name` as a path, if it is one. A bare name needs more than a directory that happens to be called
     so."""
     path = Path(name).expanduser()
-    if path.is_file():
-        return path
-    if not path.is_dir():
+    try:
+        is_file, is_dir = path.is_file(), path.is_dir()
+    except OSError:  # a name that is too long for a path, for one
+        return None
+    if not name or is_file:
+        return path if is_file else None
+    if not is_dir:
         if explicit:
             raise _no_such_path(name)
         return None
@@ -213,7 +218,9 @@ def _quiet() -> Iterator[None]:
     if had_bars:
         utils.disable_progress_bars()  # type: ignore[attr-defined]
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
     finally:
         logger.setLevel(level)
         if had_bars:
@@ -289,6 +296,8 @@ _DISK = {
     errno.EACCES: "permission denied",
     errno.EPERM: "the operation is not permitted",
     errno.EIO: "the disk reports an error",
+    errno.ENOENT: "the directory cannot be made",
+    errno.ENOTDIR: "a part of the path is no directory",
 }
 
 

@@ -183,6 +183,9 @@ class Machine:
         if function is _REBUILD and len(args) in (6, 7) and type(args[4]) is bool:
             if type(args[5]) is not dict or args[5]:
                 raise self.unsafe("gives a tensor hooks")
+            if len(args) == 7 and args[6] is not None and (type(args[6]) is not dict or args[6]):
+                # Metadata can say that the values are to be negated or conjugated when they are read.
+                raise self.unsafe("gives a tensor metadata")
             return self._tensor(*args[:4])
         if function is _REBUILD_OLD and len(args) == 4:
             return self._tensor(*args)

@@ -12,7 +12,6 @@ from __future__ import annotations
 import difflib
 import json
 import os
-import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -178,6 +177,8 @@ class GPT2Config:
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write config.json (into `path` if that is a directory), whole or not at all. Returns the file."""
+        import tempfile  # costs 10 ms, which reading need not wait for
+
         target = Path(path)
         if target.is_dir():
             target = target / "config.json"

@@ -11,6 +11,8 @@ import json
 import os
 import sys
 
+import gpt2.weights.torch_legacy
+import gpt2.weights.torch_zip  # noqa: F401  imported here, so that their import is no event later
 from gpt2.errors import WeightsError
 from gpt2.weights import open_weights
 

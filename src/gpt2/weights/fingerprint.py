@@ -7,7 +7,6 @@ formats.
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -36,6 +35,8 @@ class Fingerprint:
 
 def fingerprint(path: str | os.PathLike[str]) -> Fingerprint:
     """Of one file, or of a model directory: its own files, not hidden ones and not its card."""
+    import hashlib  # costs 5 ms, which loading a model need not wait for
+
     target = Path(path)
     try:
         if target.is_dir():
@@ -53,5 +54,7 @@ def fingerprint(path: str | os.PathLike[str]) -> Fingerprint:
 
 
 def _sha256(path: Path) -> str:
+    import hashlib
+
     with open(path, "rb", buffering=0) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import difflib
 import errno
-import logging
 import os
 import re
 import warnings
@@ -210,6 +209,8 @@ def _progress_class(progress: Progress | None) -> Any:
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """The library never prints: neither huggingface_hub's bars nor its warnings, for the time of one call."""
+    import logging
+
     from huggingface_hub import utils
 
     logger = logging.getLogger("huggingface_hub")

@@ -17,8 +17,6 @@ from gpt2.weights.names import Layout, canonical, check_weights, drop_tied_head
 from gpt2.weights.safetensors import read_safetensors
 from gpt2.weights.strict_json import clip, load_object
 from gpt2.weights.tensor import MappedFile, Tensor, Weights
-from gpt2.weights.torch_legacy import read_torch_legacy
-from gpt2.weights.torch_zip import read_torch_zip
 
 # In a directory the first of these that is there is opened; then any single file that is a checkpoint by
 # content.
@@ -75,9 +73,14 @@ def open_weights(
 def reader_of(path: Path) -> Callable[[Path], Weights]:
     """The reader for this file, chosen by its first bytes. Raises CorruptFile where nobody can read it."""
     head, size = _first_bytes(path)
+    # The torch readers are imported when a file needs them: most do not, and the first token waits for imports.
     if head.startswith(b"PK\x03\x04"):
+        from gpt2.weights.torch_zip import read_torch_zip
+
         return read_torch_zip
     if head[:1] == b"\x80" and _TORCH_LEGACY in head[:32]:
+        from gpt2.weights.torch_legacy import read_torch_legacy
+
         return read_torch_legacy
     # The first byte of a safetensors file is the low byte of its header's length, so "{" alone decides
     # nothing: read as a length, the first 8 bytes of a JSON text are far beyond every file's size.

@@ -12,7 +12,6 @@ from __future__ import annotations
 import json
 import os
 import struct
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -219,6 +218,8 @@ def save_safetensors(
 
 
 def _write_atomically(target: Path, chunks: list[bytes | Array]) -> None:
+    import tempfile  # costs 10 ms, which reading need not wait for
+
     handle, scratch = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
     try:
         with os.fdopen(handle, "wb") as file:

@@ -85,11 +85,9 @@ def attempt(path: Path, size: int, check: Check | None, *, measure: bool) -> str
     if measure:
         tracemalloc.start()
     begun = time.process_time()
+    weights, outcome = None, "accepted"
     try:
-        with open_weights(path) as weights:
-            outcome = "accepted"
-            if check is not None:
-                check(path, weights)
+        weights = open_weights(path)
     except Error as error:
         outcome = type(error).__name__
         text = str(error)
@@ -101,8 +99,12 @@ def attempt(path: Path, size: int, check: Check | None, *, measure: bool) -> str
         tracemalloc.stop()
         if peak > 2 * size + ALLOWANCE:
             raise AssertionError(f"{peak:,} bytes allocated for a file of {size:,}")
-    elif spent > LIMIT and outcome != "accepted":
-        raise AssertionError(f"refused only after {spent * 1000:.0f} ms")
+    elif spent > LIMIT:
+        raise AssertionError(f"{outcome} only after {spent * 1000:.0f} ms")
+    if weights is not None:
+        with weights:
+            if check is not None:
+                check(path, weights)
     return outcome
 
 

@@ -73,7 +73,7 @@ def open_weights(
 def reader_of(path: Path) -> Callable[[Path], Weights]:
     """The reader for this file, chosen by its first bytes. Raises CorruptFile where nobody can read it."""
     head, size = _first_bytes(path)
-    # The torch readers are imported when a file needs them: most do not, and the first token waits for imports.
+    # The torch readers are imported when a file needs them: few do, and the first token waits for imports.
     if head.startswith(b"PK\x03\x04"):
         from gpt2.weights.torch_zip import read_torch_zip
 

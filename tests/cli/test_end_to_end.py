@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pty
 import shutil
 import signal
 import subprocess
@@ -84,6 +85,43 @@ def test_a_checkpoint_of_transformers(process: Run, tiny_checkpoint: Path) -> No
     report = process("inspect", str(tiny_checkpoint))
     assert report.returncode == 0
     assert "no problems found" in report.stdout
+
+
+def on_a_terminal(*argv: str) -> str:
+    """What a command writes where stdout and stderr are one terminal."""
+    shown, terminal = pty.openpty()
+    env = {name: value for name, value in os.environ.items() if name not in ("NO_COLOR", "FORCE_COLOR")}
+    with subprocess.Popen(
+        [sys.executable, "-m", "gpt2", *argv],
+        stdin=subprocess.DEVNULL,
+        stdout=terminal,
+        stderr=terminal,
+        env=env | {"TERM": "xterm"},
+    ) as program:
+        os.close(terminal)
+        written = b""
+        while piece := _read(shown):
+            written += piece
+        program.wait(20)
+    os.close(shown)
+    return written.decode()
+
+
+def _read(shown: int) -> bytes:
+    try:
+        return os.read(shown, 4096)
+    except OSError:  # how Linux says that the last writer of a terminal has gone
+        return b""
+
+
+def test_a_terminal_shows_the_prompt_before_the_text() -> None:
+    written = on_a_terminal("generate", "--seed", "1", "--max-new-tokens", "5", "Once upon a time")
+    assert written.startswith("\x1b[2mOnce upon a time\x1b[0m")
+    assert len(written) > len("\x1b[2mOnce upon a time\x1b[0m\r\n")
+
+
+def test_a_terminal_shows_scores_as_colours() -> None:
+    assert "\x1b[38;5;16;48;5;" in on_a_terminal("score", "Once")
 
 
 # --- bad input ---

@@ -101,12 +101,13 @@ def encode_prompt(
             )
         allowed = tuple(tokenizer.special_tokens) if params.allow_special else ()
         ids = np.asarray(tokenizer.encode(prompt, allowed_special=allowed), dtype=np.int32)
-    elif isinstance(prompt, (bytes, bytearray)) or not isinstance(prompt, (Sequence, np.ndarray)):
+    elif not isinstance(prompt, (Sequence, np.ndarray)) or isinstance(prompt, (bytes, bytearray)):
         raise InvalidRequest(
             "prompt", got=type(prompt).__name__, expected="a text, or a sequence of token ids"
         )
     else:
-        ids = as_ids(prompt, config.vocab_size) if len(prompt) else np.empty(0, dtype=np.int32)
+        given = cast("Sequence[int]", prompt)
+        ids = as_ids(given, config.vocab_size) if len(given) else np.empty(0, dtype=np.int32)
     if ids.size == 0:
         return np.array([start_id(config, tokenizer)], dtype=np.int32), None
     if ids.size <= config.n_positions:

@@ -80,7 +80,7 @@ def change(rng: random.Random, header: dict[str, Any], data: bytes) -> bytes:
         case 2 | 3 if isinstance(entry, dict) and isinstance(entry.get("shape"), list):
             shape = entry["shape"]
             shape.insert(rng.randrange(len(shape) + 1), rng.choice([*INTERESTING, 1.0, True, "1", None]))
-        case 4 if isinstance(entry, dict) and entry.get("shape"):
+        case 4 if isinstance(entry, dict) and isinstance(entry.get("shape"), list):
             entry["shape"] = (
                 [rng.choice(INTERESTING) for _ in entry["shape"]] if rng.random() < 0.5 else [24, 1]
             )

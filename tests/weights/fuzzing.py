@@ -17,6 +17,8 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
+import gpt2.weights.torch_legacy
+import gpt2.weights.torch_zip  # noqa: F401  imported here, so that their import is not measured later
 from gpt2.errors import Error
 from gpt2.weights import Weights, open_weights
 

@@ -26,7 +26,7 @@ def read_torch_legacy(path: str | os.PathLike[str]) -> Weights:
     file = MappedFile(path)
     try:
         where = str(file.path)
-        machine = Machine(where)
+        machine = Machine(where, legacy=True)
         value, keys, start = _run_pickles(file, machine)
         refs = state_dict(value, where)
         offsets = _storage_offsets(file, keys, machine.storages, start)

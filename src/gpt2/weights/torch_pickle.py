@@ -92,8 +92,9 @@ class TensorRef:
 class Machine:
     """Runs pickles of one file; `storages` collects every storage that they mention."""
 
-    def __init__(self, where: str) -> None:
+    def __init__(self, where: str, *, legacy: bool = False) -> None:
         self.where = where
+        self._pid_length = 6 if legacy else 5
         self.storages: dict[str, StorageRef] = {}
         self._steps = 0
 
@@ -220,13 +221,13 @@ class Machine:
     def storage(self, pid: object) -> StorageRef:
         """BINPERSID: ("storage", class, key, location, numel[, view]). The location ("cuda:0") is ignored."""
         if (
-            type(pid) is not tuple or len(pid) not in (5, 6) or pid[0] != "storage"
+            type(pid) is not tuple or len(pid) != self._pid_length or pid[0] != "storage"
             or not isinstance(pid[1], _Global) or pid[1].dtype is None
             or type(pid[2]) is not str or not _KEY.fullmatch(pid[2])
             or type(pid[3]) is not str or not _is_count(pid[4])
         ):  # fmt: skip
             raise self.bad("an impossible reference to a storage")
-        if len(pid) == 6 and pid[5] is not None:
+        if pid[5:] not in ((), (None,)):
             raise self.bad("a storage that is a view of another one, which only torch before 0.4 wrote")
         ref = StorageRef(pid[2], pid[1].dtype, pid[4])
         known = self.storages.setdefault(ref.key, ref)

@@ -1,4 +1,5 @@
-"""The texts that the tokenizer is measured on: what is there (../shared, Python's own library), and what is made here.
+"""The texts that the tokenizer is measured on: what is there (../shared, Python's own library), and what is
+made here.
 
 Every text is made of documents (str). The same call gives the same texts on the same machine.
 """
@@ -14,7 +15,10 @@ from pathlib import Path
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
 DOCUMENT = 16_000
 """Characters of a document, about: an article, a source file, a long prompt."""
-SYLLABLES = "ka lo mi ther ing est un re tion al ver s and en or un ble pre con is ed".split()
+SYLLABLES = [
+    *("ka", "lo", "mi", "ther", "ing", "est", "un", "re", "tion", "al", "ver", "s", "and"),
+    *("en", "or", "able", "ble", "pre", "con", "is", "ed"),
+]
 
 
 def documents(text: str, limit: int) -> list[str]:
@@ -48,7 +52,11 @@ def made_prose(size: int) -> str:
     out: list[str] = []
     length = 0
     while length < size:
-        sentence = " ".join(rng.choices(words, weights, k=rng.randint(4, 24))).capitalize() + rng.choice(".?!,;") + " "
+        sentence = (
+            " ".join(rng.choices(words, weights, k=rng.randint(4, 24))).capitalize()
+            + rng.choice(".?!,;")
+            + " "
+        )
         out.append(sentence if rng.random() < 0.9 else sentence + "\n")
         length += len(sentence)
     return "".join(out)

@@ -21,14 +21,19 @@ const char* python_name(ErrorKind kind) {
   return "Error";
 }
 
-nb::object text_or_none(const std::string& text) {
-  return text.empty() ? nb::none() : nb::object(nb::str(text.data(), text.size()));
+// A message may quote a file that is not UTF-8.
+nb::object to_str(const std::string& text) {
+  PyObject* str = PyUnicode_DecodeUTF8(text.data(), static_cast<Py_ssize_t>(text.size()), "backslashreplace");
+  if (str == nullptr) throw nb::python_error();
+  return nb::steal(str);
 }
+
+nb::object text_or_none(const std::string& text) { return text.empty() ? nb::none() : to_str(text); }
 
 void raise(ErrorKind kind, const std::string& item, const std::string& got, const std::string& expected,
            const std::string& hint) {
   nb::object type = nb::module_::import_("gpt2.errors").attr(python_name(kind));
-  nb::object error = type(nb::str(item.data(), item.size()), nb::arg("got") = text_or_none(got),
+  nb::object error = type(to_str(item), nb::arg("got") = text_or_none(got),
                           nb::arg("expected") = text_or_none(expected), nb::arg("hint") = text_or_none(hint));
   PyErr_SetObject(type.ptr(), error.ptr());
 }

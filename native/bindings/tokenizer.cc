@@ -103,25 +103,33 @@ nb::list encode_batch(const Tokenizer& t, const nb::object& texts, const Allowed
   return out;
 }
 
-// The ids of any sequence of integers; one that does not fit 64 bits is named as it is.
+// A Python integer as an id; what is none, or does not fit, is an error that says where it stood.
+std::int64_t to_id(PyObject* item, const std::string& where) {
+  const nb::object index = nb::steal(PyNumber_Index(item));
+  if (!index.is_valid()) {
+    PyErr_Clear();
+    throw Error(ErrorKind::kInvalidRequest, where, Py_TYPE(item)->tp_name, "an integer");
+  }
+  int overflow = 0;
+  const std::int64_t id = PyLong_AsLongLongAndOverflow(index.ptr(), &overflow);
+  if (overflow != 0) {
+    throw Error(ErrorKind::kInvalidRequest, where, "a number of more than 64 bits", "an id of this vocabulary");
+  }
+  return id;
+}
+
 std::vector<std::int64_t> ids_of(const nb::object& ids) {
   nb::object fast = nb::steal(PySequence_Fast(ids.ptr(), "ids: expected a sequence of integers"));
   if (!fast.is_valid()) throw nb::python_error();
-  const auto count = static_cast<std::size_t>(PySequence_Fast_GET_SIZE(fast.ptr()));
-  std::vector<std::int64_t> out(count);
-  for (std::size_t i = 0; i < count; ++i) {
+  std::vector<std::int64_t> out(static_cast<std::size_t>(PySequence_Fast_GET_SIZE(fast.ptr())));
+  for (std::size_t i = 0; i < out.size(); ++i) {
     PyObject* item = PySequence_Fast_GET_ITEM(fast.ptr(), static_cast<Py_ssize_t>(i));
-    nb::object index = nb::steal(PyNumber_Index(item));
-    const std::string where = "token id at position " + std::to_string(i);
-    if (!index.is_valid()) {
-      PyErr_Clear();
-      throw Error(ErrorKind::kInvalidRequest, where, Py_TYPE(item)->tp_name, "an integer");
+    if (PyLong_CheckExact(item)) {
+      int overflow = 0;
+      out[i] = PyLong_AsLongLongAndOverflow(item, &overflow);
+      if (overflow == 0) continue;
     }
-    int overflow = 0;
-    out[i] = PyLong_AsLongLongAndOverflow(index.ptr(), &overflow);
-    if (overflow != 0) {
-      throw Error(ErrorKind::kInvalidRequest, where, "a number of more than 64 bits", "an id of this vocabulary");
-    }
+    out[i] = to_id(item, "token id at position " + std::to_string(i));
   }
   return out;
 }
@@ -199,16 +207,26 @@ void bind_class(nb::module_& m) {
                     const nb::gil_scoped_release release;
                     return new Tokenizer(tokenizer::read_tokenizer_json(view(json), source));
                   })
-      .def("encode", [](const Tokenizer& t, nb::handle text, const Allowed& a) { return to_list(t, encode(t, text, a)); })
+      .def("encode", [](const Tokenizer& t, nb::handle text, const Allowed& a) { return to_list(t, encode(t, text, a)); },
+           nb::arg("text").none(), nb::arg("allowed"))
       .def("encode_array",
-           [](const Tokenizer& t, nb::handle text, const Allowed& a) { return to_array(encode(t, text, a)); })
-      .def("encode_with_offsets", &encode_with_offsets)
+           [](const Tokenizer& t, nb::handle text, const Allowed& a) { return to_array(encode(t, text, a)); },
+           nb::arg("text").none(), nb::arg("allowed"))
+      .def("encode_with_offsets", &encode_with_offsets, nb::arg("text").none(), nb::arg("allowed"), nb::arg("characters"))
       .def("encode_batch", &encode_batch)
       .def("decode", [](const Tokenizer& t, const nb::object& ids, bool skip) { return to_text(decode(t, ids, skip)); })
       .def("decode_bytes",
            [](const Tokenizer& t, const nb::object& ids, bool skip) { return to_bytes(decode(t, ids, skip)); })
       .def("token_bytes",
-           [](const Tokenizer& t, std::int64_t id) { return to_bytes(t.decode(&id, 1)); })
+           [](const Tokenizer& t, const nb::object& number) {
+             const std::int64_t id = to_id(number.ptr(), "token id");
+             return to_bytes(t.decode(&id, 1));
+           })
+      .def("symbol",
+           [](const Tokenizer& t, std::uint32_t id) {
+             if (id >= t.vocabulary().size()) throw Error(ErrorKind::kInvalidRequest, "token id", std::to_string(id), "an id");
+             return t.vocabulary().symbol(id);
+           })
       .def_prop_ro("vocab_size", [](const Tokenizer& t) { return t.vocabulary().size(); })
       .def("specials", &specials)
       .def("canonical", [](const Tokenizer& t) { return to_bytes(t.vocabulary().canonical()); })

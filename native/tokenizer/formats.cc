@@ -39,7 +39,7 @@ void read_merge_lines(std::string_view text, RawVocabulary& raw) {
     merge.line = line;
     if (!split_merge(row, merge)) {
       throw Error(ErrorKind::kTokenizer, raw.merges_source + ": line " + std::to_string(line),
-                  row.empty() ? "an empty line" : json_quote(row.substr(0, 60)), "two symbols with one space between");
+                  row.empty() ? "an empty line" : json_quote(row.substr(0, 60)), "two symbols with one blank between");
     }
     raw.merges.push_back(merge);
   }
@@ -65,7 +65,7 @@ void read_merge_list(JsonReader& json, RawVocabulary& raw) {
       json.read_string(text);
       if (!split_merge(raw.keep(text), merge)) {
         json.fail("model.merges[" + std::to_string(merge.line) + "]", json_quote(text.substr(0, 60)),
-                  "two symbols with one space between");
+                  "two symbols with one blank between");
       }
     }
     raw.merges.push_back(merge);

@@ -7,11 +7,21 @@
 #include <cstring>
 #include <memory>
 #include <new>
+#include <utility>
 
 namespace gpt2::tokenizer {
 
 class IdBuffer {
  public:
+  IdBuffer() = default;
+  IdBuffer(IdBuffer&& other) noexcept { *this = std::move(other); }
+  IdBuffer& operator=(IdBuffer&& other) noexcept {
+    ids_ = std::move(other.ids_);
+    size_ = std::exchange(other.size_, 0);
+    capacity_ = std::exchange(other.capacity_, 0);
+    return *this;
+  }
+
   std::size_t size() const { return size_; }
   const std::int32_t* data() const { return ids_.get(); }
   std::int32_t operator[](std::size_t i) const { return ids_.get()[i]; }

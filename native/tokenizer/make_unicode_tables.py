@@ -5,8 +5,8 @@
     python native/tokenizer/make_unicode_tables.py --check    # fail if the committed header differs
 
 The classes are those of Unicode 16.0, because that is the version of tiktoken, whose ids ours must equal
-(tests/tokenizer/test_unicode.py compares every code point). This release of `regex` has it; Python's own unicodedata
-is older (14.0 in Python 3.11), later releases of `regex` are newer.
+(tests/tokenizer/test_unicode.py compares every code point). This release of `regex` has it; Python's own
+unicodedata is older (14.0 in Python 3.11), later releases of `regex` are newer.
 """
 
 from __future__ import annotations
@@ -68,5 +68,7 @@ if __name__ == "__main__":
         sys.exit(f"needs regex=={REGEX_WITH_UNICODE_16} (Unicode 16.0), got {version('regex')}")
     text = header()
     if "--check" in sys.argv[1:]:
-        sys.exit(0 if HEADER.read_text(encoding="utf-8") == text else f"{HEADER} differs: run the script again")
+        sys.exit(
+            0 if HEADER.read_text(encoding="utf-8") == text else f"{HEADER} differs: run the script again"
+        )
     HEADER.write_text(text, encoding="utf-8")

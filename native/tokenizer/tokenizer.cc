@@ -1,6 +1,7 @@
 #include "tokenizer/tokenizer.h"
 
 #include <algorithm>
+#include <exception>
 
 #include "base/errors.h"
 #include "base/thread_pool.h"
@@ -118,22 +119,71 @@ void Tokenizer::encode(std::string_view text, std::span<const std::uint32_t> all
   encode_plain(text.substr(from), *context, out);
 }
 
+namespace {
+
+// A part of a text of a batch that one thread encodes.
+struct Piece {
+  std::size_t text;
+  std::string_view bytes;
+};
+
+// Large enough that the work outweighs handing it over, small enough that threads end together.
+constexpr std::size_t kPiece = std::size_t{1} << 17;
+
+// The first place at or after `from` where a text may be cut without changing its pre-tokens: a blank between two ASCII
+// characters that are no white space begins one whatever is around it. The end where there is no such place.
+std::size_t safe_cut(std::string_view text, std::size_t from) {
+  const auto visible = [](char c) { return c > ' ' && c < 0x7F; };
+  for (std::size_t i = from; i + 1 < text.size(); ++i) {
+    if (text[i] == ' ' && visible(text[i - 1]) && visible(text[i + 1])) return i;
+  }
+  return text.size();
+}
+
+std::vector<Piece> cut_up(std::span<const std::string_view> texts, bool whole) {
+  std::vector<Piece> pieces;
+  for (std::size_t t = 0; t < texts.size(); ++t) {
+    std::string_view rest = texts[t];
+    while (!whole && rest.size() > 2 * kPiece) {
+      const std::size_t at = safe_cut(rest, kPiece);
+      pieces.push_back({t, rest.substr(0, at)});
+      rest.remove_prefix(at);
+    }
+    pieces.push_back({t, rest});
+  }
+  return pieces;
+}
+
+}  // namespace
+
 std::vector<IdBuffer> Tokenizer::encode_batch(std::span<const std::string_view> texts,
                                               std::span<const std::uint32_t> allowed, int threads) const {
-  std::vector<IdBuffer> out(texts.size());
-  threads = static_cast<int>(std::min<std::size_t>(static_cast<std::size_t>(threads), std::max<std::size_t>(texts.size(), 1)));
-  ThreadPool pool(threads);
+  // A special token may span a cut, so texts in which some are allowed stay whole.
+  const std::vector<Piece> pieces = cut_up(texts, threads == 1 || !allowed.empty());
+  std::vector<IdBuffer> parts(pieces.size());
   std::mutex fault_mutex;
   std::exception_ptr fault;
-  pool.run(texts.size(), [&](std::size_t task, int) {
+  ThreadPool pool(static_cast<int>(std::clamp<std::size_t>(static_cast<std::size_t>(std::max(threads, 0)), 1,
+                                                           std::max<std::size_t>(pieces.size(), 1))));
+  pool.run(pieces.size(), [&](std::size_t task, int) {
     try {
-      encode(texts[task], allowed, out[task]);
+      encode(pieces[task].bytes, allowed, parts[task]);
     } catch (...) {
       const std::lock_guard<std::mutex> lock(fault_mutex);
       fault = std::current_exception();
     }
   });
   if (fault) std::rethrow_exception(fault);
+  std::vector<IdBuffer> out(texts.size());
+  for (std::size_t i = 0; i < pieces.size(); ++i) {
+    IdBuffer& whole = out[pieces[i].text];
+    if (whole.size() == 0) {
+      whole = std::move(parts[i]);
+    } else {
+      whole.append(parts[i]);
+      parts[i] = IdBuffer();
+    }
+  }
   return out;
 }
 

@@ -31,7 +31,7 @@ class WordEncoder {
   static constexpr std::size_t kPool = std::size_t{1} << 16;
 
   struct Key {
-    std::uint64_t low = 0, high = 0;
+    std::uint64_t low, high;
   };
   struct Entry {
     std::uint64_t low, high;

@@ -6,8 +6,8 @@
     ids = tokenizer.encode("Hello, world")
     assert tokenizer.decode(ids) == "Hello, world"
 
-The work is native (native/tokenizer); here are the files, the arguments and the length policies. Knows nothing of
-models.
+The work is native (native/tokenizer); here are the files, the arguments and the length policies. Knows
+nothing of models.
 """
 
 from gpt2.tokenizer.lengths import Truncated, Window, truncate, windows

@@ -1,7 +1,7 @@
 """Find, read and write the files of a vocabulary.
 
-What is in the files is the native reader's business (native/tokenizer/formats.h); this file opens them and says
-which ones there are. Raises TokenizerError for what is missing or cannot be read.
+What is in the files is the native reader's business (native/tokenizer/formats.h); this file opens them and
+says which ones there are. Raises TokenizerError for what is missing or cannot be read.
 """
 
 from __future__ import annotations
@@ -23,7 +23,10 @@ def read(path: Path) -> bytes:
     try:
         if path.stat().st_size > LARGEST:
             raise TokenizerError(
-                "vocabulary file", where=str(path), got=f"{path.stat().st_size} bytes", expected=f"at most {LARGEST}"
+                "vocabulary file",
+                where=str(path),
+                got=f"{path.stat().st_size} bytes",
+                expected=f"at most {LARGEST}",
             )
         return path.read_bytes()
     except OSError as fault:
@@ -33,10 +36,13 @@ def read(path: Path) -> bytes:
 
 
 def open_pair(vocab: Path, merges: Path) -> _native.Tokenizer:
-    """vocab.json + merges.txt, or encoder.json + vocab.bpe; added_tokens.json beside the vocabulary is read, too."""
+    """vocab.json + merges.txt, or encoder.json + vocab.bpe; added_tokens.json beside the vocabulary is
+    read, too."""
     added = vocab.with_name("added_tokens.json")
     extra = _added_tokens(added) if added.is_file() else []
-    return _native.Tokenizer.from_vocab_and_merges(read(vocab), read(merges), str(vocab), str(merges), extra)
+    return _native.Tokenizer.from_vocab_and_merges(
+        read(vocab), read(merges), _name(vocab), _name(merges), extra
+    )
 
 
 def open_any(path: Path) -> _native.Tokenizer:
@@ -72,7 +78,9 @@ def save(native: _native.Tokenizer, folder: Path, formats: tuple[str, ...]) -> l
         elif name == "encoder.json":
             contents |= {"encoder.json": native.vocab_json(True), "vocab.bpe": native.merges_text()}
         else:
-            raise TokenizerError("format", got=repr(name), expected="tokenizer.json, vocab.json or encoder.json")
+            raise TokenizerError(
+                "format", got=repr(name), expected="tokenizer.json, vocab.json or encoder.json"
+            )
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name, content in contents.items():
@@ -83,7 +91,12 @@ def save(native: _native.Tokenizer, folder: Path, formats: tuple[str, ...]) -> l
 
 
 def _tokenizer_json(path: Path) -> _native.Tokenizer:
-    return _native.Tokenizer.from_tokenizer_json(read(path), str(path))
+    return _native.Tokenizer.from_tokenizer_json(read(path), _name(path))
+
+
+def _name(path: Path) -> str:
+    """The path for messages of the native reader, which wants UTF-8: a file name may be anything."""
+    return str(path).encode("utf-8", "backslashreplace").decode()
 
 
 def _added_tokens(path: Path) -> list[tuple[str, int]]:
@@ -92,7 +105,9 @@ def _added_tokens(path: Path) -> list[tuple[str, int]]:
     except (ValueError, RecursionError) as fault:
         raise TokenizerError("invalid JSON", where=str(path), got=str(fault)) from fault
     if not isinstance(tokens, dict) or not all(type(i) is int and abs(i) < 1 << 62 for i in tokens.values()):
-        raise TokenizerError("added tokens", where=str(path), got="something else", expected="an object {token: id}")
+        raise TokenizerError(
+            "added tokens", where=str(path), got="something else", expected="an object {token: id}"
+        )
     return list(tokens.items())
 
 

@@ -1,4 +1,5 @@
-"""What to do with more tokens than fit: cut on the left, on the right, in the middle, or take overlapping windows.
+"""What to do with more tokens than fit: cut on the left, on the right, in the middle, or take overlapping
+windows.
 
 Every result says what was cut. Pure functions on sequences of ids; no vocabulary is needed.
 
@@ -67,12 +68,14 @@ def truncate(ids: Sequence[int], max_length: int, policy: Policy = "left") -> Tr
 def windows(ids: Sequence[int], max_length: int, stride: int) -> Iterator[Window]:
     """Windows of at most `max_length` ids, each `stride` ids after the one before, until every id is in one.
 
-    Nothing is lost: neighbours share max_length - stride ids, and only the last window may be shorter. No ids give
-    no window. Raises InvalidRequest unless 1 <= stride <= max_length.
+    Nothing is lost: neighbours share max_length - stride ids, and only the last window may be shorter. No
+    ids give no window. Raises InvalidRequest unless 1 <= stride <= max_length.
     """
     _at_least("max_length", max_length, 1)
     if not 1 <= stride <= max_length:
-        raise InvalidRequest("stride", got=stride, expected=f"1 to max_length={max_length}, so that no id is lost")
+        raise InvalidRequest(
+            "stride", got=stride, expected=f"1 to max_length={max_length}, so that no id is lost"
+        )
     return _windows(ids, max_length, stride)
 
 

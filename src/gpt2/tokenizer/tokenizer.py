@@ -1,7 +1,7 @@
 """The Tokenizer: a thin face of the native one.
 
-T tokens, V vocabulary size. Text is str or bytes; bytes need not be UTF-8. A str with a lone surrogate (half a
-UTF-16 pair, which is no text) is an InvalidRequest: pass bytes instead.
+T tokens, V vocabulary size. Text is str or bytes; bytes need not be UTF-8. A str with a lone surrogate
+(half a UTF-16 pair, which is no text) is an InvalidRequest: pass bytes instead.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 from gpt2 import _native
 from gpt2.errors import InvalidRequest, TokenizerError
 from gpt2.tokenizer import files
-from gpt2.tokenizer.lengths import Policy, truncate as cut
+from gpt2.tokenizer.lengths import Policy
+from gpt2.tokenizer.lengths import truncate as cut
 
 if TYPE_CHECKING:
     import numpy as np
@@ -32,7 +33,8 @@ READ_AT_ONCE = 4 << 20
 
 
 class StreamDecoder:
-    """Ids to text one at a time. The pieces joined are decode() of all the ids; none ends within a character."""
+    """Ids to text one at a time. The pieces joined are decode() of all the ids; none ends within a
+    character."""
 
     def __init__(self, native: _native.Tokenizer) -> None:
         self._native = native
@@ -65,8 +67,8 @@ class Tokenizer:
     def load(cls, path: PathLike) -> Tokenizer:
         """The vocabulary of a model directory, or of one file.
 
-        In a directory tokenizer.json comes first, then vocab.json with merges.txt, then encoder.json with vocab.bpe.
-        Raises TokenizerError that says file, line or entry, got and expected.
+        In a directory tokenizer.json comes first, then vocab.json with merges.txt, then encoder.json with
+        vocab.bpe. Raises TokenizerError that says file, line or entry, got and expected.
         """
         return cls(files.open_any(Path(path)))
 
@@ -87,12 +89,13 @@ class Tokenizer:
     ) -> Tokenizer:
         """Learn a vocabulary from text files (any bytes; each file is one document).
 
-        The ids are the 256 bytes in GPT-2's order, then the merges as they are learnt (highest count first, ties to
-        the lowest pair of ids, a pair of fewer than `min_frequency` never), then the special tokens. Merges are those
-        of Hugging Face's BpeTrainer. A small corpus may give fewer than `vocab_size` tokens.
+        The ids are the 256 bytes in GPT-2's order, then the merges as they are learnt (highest count first,
+        ties to the lowest pair of ids, a pair of fewer than `min_frequency` never), then the special
+        tokens. Merges are those of Hugging Face's BpeTrainer. A small corpus may give fewer than
+        `vocab_size` tokens.
 
-        Files are read in pieces; memory grows with the number of different words. Beyond `max_words` of them the
-        rarest are forgotten.
+        Files are read in pieces; memory grows with the number of different words. Beyond `max_words` of
+        them the rarest are forgotten.
         """
         trainer = _native.TokenizerTrainer(_count("max_words", max_words))
         for path in [paths] if isinstance(paths, str | os.PathLike) else paths:
@@ -101,8 +104,8 @@ class Tokenizer:
         return cls(trainer.train(sizes[0], list(special_tokens), sizes[1]))
 
     def save(self, folder: PathLike, formats: Sequence[str] = FORMATS) -> list[Path]:
-        """Write the vocabulary; "vocab.json" comes with merges.txt, "encoder.json" with vocab.bpe. Returns the
-        paths."""
+        """Write the vocabulary; "vocab.json" comes with merges.txt, "encoder.json" with vocab.bpe. Returns
+        the paths."""
         return files.save(self._native, Path(folder), tuple(formats))
 
     def encode(
@@ -165,9 +168,9 @@ class Tokenizer:
     ) -> tuple[list[int], list[tuple[int, int]]]:
         """The ids and for each the range [start, stop) of the text that it stands for.
 
-        In characters for a str, where a token with a part of a character has the whole character in its range;
-        with unit="bytes", and always for bytes, in bytes (of the UTF-8), where each range begins at the end of the
-        one before.
+        In characters for a str, where a token with a part of a character has the whole character in its
+        range; with unit="bytes", and always for bytes, in bytes (of the UTF-8), where each range begins at
+        the end of the one before.
         """
         if unit not in (None, "characters", "bytes") or (unit == "characters" and isinstance(text, bytes)):
             raise InvalidRequest("unit", got=repr(unit), expected='"bytes", or for a str "characters"')
@@ -198,8 +201,8 @@ class Tokenizer:
 
     @cached_property
     def hash(self) -> str:
-        """SHA-256 (hex) over tokens, merges and special tokens: equal for equal vocabularies, whatever files they
-        came from."""
+        """SHA-256 (hex) over tokens, merges and special tokens: equal for equal vocabularies, whatever
+        files they came from."""
         return hashlib.sha256(self._native.canonical()).hexdigest()
 
     def __len__(self) -> int:
@@ -219,7 +222,9 @@ class Tokenizer:
         if allowed == "all":
             return list(self.special_tokens.values())
         if isinstance(allowed, str):
-            raise InvalidRequest("allowed_special", got=repr(allowed), expected='"all" or a collection of special tokens')
+            raise InvalidRequest(
+                "allowed_special", got=repr(allowed), expected='"all" or a collection of special tokens'
+            )
         unknown = [token for token in allowed if token not in self.special_tokens]
         if unknown:
             raise InvalidRequest(
@@ -248,5 +253,7 @@ def _feed(trainer: _native.TokenizerTrainer, path: Path) -> None:
             while piece := file.read(READ_AT_ONCE):
                 trainer.feed(piece)
     except OSError as fault:
-        raise TokenizerError("cannot be read", where=str(path), got=fault.strerror, expected="a text file") from fault
+        raise TokenizerError(
+            "cannot be read", where=str(path), got=fault.strerror, expected="a text file"
+        ) from fault
     trainer.end_document()

@@ -95,7 +95,7 @@ class FakeModel:
             for rank, i in enumerate(ids, start=1)
         ]
 
-    def score(self, text: str) -> Score:
+    def score(self, text: str, *, stride: int | None = None) -> Score:
         ids = text.encode()
         logprobs = tuple(-math.log(2) * i for i in range(len(ids)))
         texts = tuple(bytes([i]).decode("utf-8", "replace") for i in ids)

@@ -71,6 +71,16 @@ def test_score_adds_up(process: Run) -> None:
     assert sum(t["bits"] for t in scored["tokens"]) / 16 == pytest.approx(scored["bits_per_byte"])
 
 
+def test_a_text_longer_than_the_window_is_scored_in_strides(process: Run) -> None:
+    text = "The sea was calm. " * 200
+    refused = process("score", stdin=text.encode())
+    assert refused.returncode == 1
+    assert refused.stderr.startswith("PromptTooLong: ")
+    assert "stride" in refused.stderr
+    scored = json.loads(process("score", "--json", "--stride", "256", stdin=text.encode()).stdout)
+    assert "".join(token["text"] for token in scored["tokens"]) == text
+
+
 def test_tokenize_and_back(process: Run) -> None:
     text = "Naïve café — 日本\n"
     ids = process("tokenize", "--ids", stdin=text.encode()).stdout

@@ -15,7 +15,7 @@ from gpt2.errors import InvalidRequest
 
 if TYPE_CHECKING:
     from gpt2.decoding import OptionSpec, SamplingParams
-    from gpt2.protocols import LanguageModel
+    from gpt2.engine import LanguageModel
     from gpt2.tokenizer import Tokenizer
 
 

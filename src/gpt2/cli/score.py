@@ -1,7 +1,7 @@
 """Show how surprising each token of a text is: the higher its bits, the less the model expected it.
 
     gpt2 score "The cat sat on the mat."
-    gpt2 score --json < chapter.txt
+    gpt2 score --json --stride 256 < chapter.txt
 
 With colour the text is shown as it is, each token on the colour of its surprise; without, as a table. One bit
 is a coin toss; 10 bits are one in a thousand. The text is taken to the byte, a newline at its end included.
@@ -24,13 +24,19 @@ SCALE = ((1.0, 194), (3.0, 229), (6.0, 222), (10.0, 215), (math.inf, 203))
 def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("text", nargs="?", help="text to score; stdin when absent")
     parser.add_argument("--json", action="store_true", help="one JSON object with every token")
+    parser.add_argument(
+        "--stride",
+        type=int,
+        metavar="N",
+        help="score a text longer than the window, in windows that move by N tokens",
+    )
     arguments.add_model_arguments(parser)
 
 
 def run(args: Namespace) -> int:
     text = arguments.read_text(args.text, is_prompt=False)
     model = arguments.load_model(args)
-    score = model.score(text)
+    score = model.score(text, stride=args.stride)
     if args.json:
         _write_json(score)
         return 0

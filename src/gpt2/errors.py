@@ -14,8 +14,8 @@
     ├── EngineError           the machine or the build lacks what was asked for
     └── OutOfMemory           an allocation failed; nothing was changed      (also a MemoryError)
 
-An error carries its facts as attributes and its text says, in this order: where, what, got, expected, where the
-expectation comes from, the likely reason, and what to try. It never contains secrets or whole prompts.
+An error carries its facts as attributes and its text says, in this order: where, what, got, expected, where
+the expectation comes from, the likely reason, and what to try. It never contains secrets or whole prompts.
 """
 
 from __future__ import annotations
@@ -77,7 +77,9 @@ class UnknownOption(InvalidRequest):
     def named(cls, name: str, known: Iterable[str], *, where: str | None = None) -> UnknownOption:
         """The error for an unknown `name`, with the nearest of the `known` names as advice."""
         near = difflib.get_close_matches(name, list(known), n=1)
-        return cls(f"unknown option {name!r}", where=where, hint=f"did you mean {near[0]!r}?" if near else None)
+        return cls(
+            f"unknown option {name!r}", where=where, hint=f"did you mean {near[0]!r}?" if near else None
+        )
 
 
 class PromptTooLong(InvalidRequest):

@@ -98,14 +98,15 @@ nb::object narrow(const nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::
   nb::capsule owner(data, [](void* p) noexcept { delete[] static_cast<std::uint16_t*>(p); });
   {
     nb::gil_scoped_release release;
-    for (std::size_t i = 0; i < n; ++i) data[i] = kernels::narrow_bf16(in.data()[i]);
+    for (std::size_t i = 0; i < n; ++i)
+      data[i] = kernels::narrow_bf16(kernels::load_weight(in.data(), kernels::DType::kF32, i));
   }
   return nb::cast(nb::ndarray<nb::numpy, std::uint16_t, nb::ndim<1>>(data, {n}, owner));
 }
 
 nb::object widen(const nb::ndarray<const std::uint16_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>& in) {
   return float_array({in.size()}, [&](float* out) {
-    for (std::size_t i = 0; i < in.size(); ++i) out[i] = kernels::widen_bf16(in.data()[i]);
+    for (std::size_t i = 0; i < in.size(); ++i) out[i] = kernels::load_weight(in.data(), kernels::DType::kBF16, i);
   });
 }
 

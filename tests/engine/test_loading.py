@@ -14,6 +14,7 @@ import pytest
 import gpt2
 from checkpoints import random_gpt2
 from gpt2 import errors
+from gpt2.engine.loading import _as_dtype
 
 
 @pytest.fixture
@@ -55,6 +56,10 @@ def test_tensors_may_begin_at_any_byte(folder: Path, tiny_checkpoint: Path, isa:
     path.write_bytes(struct.pack("<Q", len(header)) + header + data[8 + length :])
     expected = gpt2.load(tiny_checkpoint, isa=isa).logits([1, 2, 3])
     assert np.array_equal(gpt2.load(folder, isa=isa).logits([1, 2, 3]), expected)
+    with gpt2.open_weights(folder) as weights:
+        tensor = weights["wte.weight"]
+        assert not tensor.array.flags.aligned
+        assert np.shares_memory(_as_dtype(tensor, "float32"), tensor.array)  # mapped, not copied
 
 
 def test_without_a_config_the_shape_is_inferred(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Known answers of the released 124M weights, for whoever has them: a directory named in GPT2_REAL_WEIGHTS."""
+"""Known answers of the released 124M weights, for whoever has them: a directory in GPT2_REAL_WEIGHTS."""
 
 from __future__ import annotations
 

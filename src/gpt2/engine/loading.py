@@ -101,19 +101,21 @@ def _common_dtype(tensors: Mapping[str, Tensor]) -> Literal["float32", "bfloat16
 
 
 def _as_dtype(tensor: Tensor, dtype: str) -> npt.NDArray[Any]:
-    """The view itself where it will do, else a converted copy. Vectors stay float32: they are small."""
+    """The view itself where it will do, else a converted copy. Vectors stay float32: they are small.
+
+    A view need not be aligned (in the released files none is); the kernels load from any byte.
+    """
+    array = np.ascontiguousarray(tensor.array)  # the same array unless it is strided
     if tensor.dtype == dtype:
-        return tensor.contiguous()
+        return array
     if len(tensor.shape) > 1 and dtype == "bfloat16":
         flat = np.ascontiguousarray(tensor.to_float32().reshape(-1))
         narrowed: npt.NDArray[Any] = _native.narrow_bfloat16(flat).reshape(tensor.shape)
         return narrowed
     if tensor.dtype == "bfloat16":
-        widened: npt.NDArray[Any] = _native.widen_bfloat16(tensor.contiguous().reshape(-1)).reshape(
-            tensor.shape
-        )
+        widened: npt.NDArray[Any] = _native.widen_bfloat16(array.reshape(-1)).reshape(tensor.shape)
         return widened
-    return tensor.contiguous() if tensor.dtype == "float32" else tensor.to_float32()
+    return array if tensor.dtype == "float32" else tensor.to_float32()
 
 
 def _native_config(config: GPT2Config) -> dict[str, Any]:

@@ -1,5 +1,7 @@
-// gpt2._native.Tokenizer, .Trainer and .Utf8Stream: Python objects to bytes and ids, and back. The GIL is released while
-// text is encoded, counted or learnt from.
+// gpt2._native.Tokenizer, .Trainer and .Utf8Stream: Python objects to bytes and ids, and back. The GIL is released
+// while text is encoded, counted or learnt from.
+#include "tokenizer/tokenizer.h"
+
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/pair.h>
 #include <nanobind/stl/string.h>
@@ -11,7 +13,6 @@
 #include "bindings/bindings.h"
 #include "tokenizer/formats.h"
 #include "tokenizer/stream_decoder.h"
-#include "tokenizer/tokenizer.h"
 #include "tokenizer/trainer.h"
 
 namespace nb = nanobind;
@@ -24,8 +25,8 @@ using tokenizer::Vocabulary;
 using Allowed = std::vector<std::uint32_t>;
 using IdArray = nb::ndarray<nb::numpy, std::int32_t, nb::ndim<1>>;
 
-// The native tokenizer and the Python int of each id, made when it is first needed: a list of ids then costs a reference for
-// each instead of an object. Touched only with the GIL held.
+// The native tokenizer and the Python int of each id, made when it is first needed: a list of ids then costs a
+// reference for each instead of an object. Touched only with the GIL held.
 struct Tokenizer : tokenizer::Tokenizer {
   explicit Tokenizer(Vocabulary v) : tokenizer::Tokenizer(std::move(v)), numbers(vocabulary().size(), nullptr) {}
   ~Tokenizer() {
@@ -166,7 +167,7 @@ nb::tuple encode_with_offsets(const Tokenizer& t, nb::handle text, const Allowed
   const std::string_view bytes = text_of(text);
   characters = characters && PyUnicode_Check(text.ptr());
   nb::list spans;
-  std::size_t start = 0, stop = 0;      // bytes
+  std::size_t start = 0, stop = 0;       // bytes
   std::size_t started = 0, stopped = 0;  // characters begun before `start`, before `stop`
   for (std::size_t i = 0; i < ids.size(); ++i) {
     stop += t.vocabulary().token(static_cast<std::uint32_t>(ids[i])).size();
@@ -207,12 +208,16 @@ void bind_class(nb::module_& m) {
                     const nb::gil_scoped_release release;
                     return new Tokenizer(tokenizer::read_tokenizer_json(view(json), source));
                   })
-      .def("encode", [](const Tokenizer& t, nb::handle text, const Allowed& a) { return to_list(t, encode(t, text, a)); },
-           nb::arg("text").none(), nb::arg("allowed"))
-      .def("encode_array",
-           [](const Tokenizer& t, nb::handle text, const Allowed& a) { return to_array(encode(t, text, a)); },
-           nb::arg("text").none(), nb::arg("allowed"))
-      .def("encode_with_offsets", &encode_with_offsets, nb::arg("text").none(), nb::arg("allowed"), nb::arg("characters"))
+      .def(
+          "encode",
+          [](const Tokenizer& t, nb::handle text, const Allowed& a) { return to_list(t, encode(t, text, a)); },
+          nb::arg("text").none(), nb::arg("allowed"))
+      .def(
+          "encode_array",
+          [](const Tokenizer& t, nb::handle text, const Allowed& a) { return to_array(encode(t, text, a)); },
+          nb::arg("text").none(), nb::arg("allowed"))
+      .def("encode_with_offsets", &encode_with_offsets, nb::arg("text").none(), nb::arg("allowed"),
+           nb::arg("characters"))
       .def("encode_batch", &encode_batch)
       .def("decode", [](const Tokenizer& t, const nb::object& ids, bool skip) { return to_text(decode(t, ids, skip)); })
       .def("decode_bytes",
@@ -224,7 +229,8 @@ void bind_class(nb::module_& m) {
            })
       .def("symbol",
            [](const Tokenizer& t, std::uint32_t id) {
-             if (id >= t.vocabulary().size()) throw Error(ErrorKind::kInvalidRequest, "token id", std::to_string(id), "an id");
+             if (id >= t.vocabulary().size())
+               throw Error(ErrorKind::kInvalidRequest, "token id", std::to_string(id), "an id");
              return t.vocabulary().symbol(id);
            })
       .def_prop_ro("vocab_size", [](const Tokenizer& t) { return t.vocabulary().size(); })
@@ -233,7 +239,8 @@ void bind_class(nb::module_& m) {
       .def("vocab_json",
            [](const Tokenizer& t, bool ascii) { return to_bytes(tokenizer::write_vocab_json(t.vocabulary(), ascii)); })
       .def("merges_text", [](const Tokenizer& t) { return to_bytes(tokenizer::write_merges(t.vocabulary())); })
-      .def("tokenizer_json", [](const Tokenizer& t) { return to_bytes(tokenizer::write_tokenizer_json(t.vocabulary())); });
+      .def("tokenizer_json",
+           [](const Tokenizer& t) { return to_bytes(tokenizer::write_tokenizer_json(t.vocabulary())); });
 }
 
 }  // namespace

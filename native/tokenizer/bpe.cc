@@ -47,8 +47,8 @@ void Bpe::encode_word(const std::uint8_t* word, std::size_t size, BpeScratch& sc
 }
 
 void Bpe::tiny_word(const std::uint8_t* word, std::size_t size, IdBuffer& out) const {
-  // One number for each pair: its rank and, in the low bits, where it begins, so that the smallest says which and where and the
-  // leftmost comes first. All 16 are always compared: a loop of fixed length has no branch to guess.
+  // One number for each pair: its rank and, in the low bits, where it begins, so that the smallest says which and where
+  // and the leftmost comes first. All 16 are always compared: a loop of fixed length has no branch to guess.
   constexpr std::int32_t kGone = 0x7FFFFFFF;
   constexpr unsigned kAtBits = 4;  // ranks have 22 bits
   const auto pair_at = [](std::uint32_t rank, unsigned at) {
@@ -177,8 +177,8 @@ void Bpe::long_word(const std::uint8_t* word, std::size_t size, BpeScratch& scra
     ranks[at] = following[at] < n ? rank(ids[at], ids[following[at]]) : kNone;
     if (ranks[at] != kNone) enqueue(scratch, ranks[at], at);
   };
-  // A merge makes pairs of other ranks only: the product is longer than both parts, so it is neither of them. While a queue is
-  // worked off, a lower rank may appear; it is then taken first.
+  // A merge makes pairs of other ranks only: the product is longer than both parts, so it is neither of them. While a
+  // queue is worked off, a lower rank may appear; it is then taken first.
   std::uint32_t index = 0;
   while (lowest_queue(scratch, index)) {
     const std::uint32_t best = scratch.queues[index].rank;

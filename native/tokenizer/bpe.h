@@ -1,9 +1,9 @@
-// Byte-pair encoding of one pre-token: the pair of neighbours with the lowest rank is merged, the leftmost first, until no
-// pair of neighbours has a merge (Sennrich et al. 2016, arXiv:1508.07909; over bytes: Radford et al. 2019).
+// Byte-pair encoding of one pre-token: the pair of neighbours with the lowest rank is merged, the leftmost first, until
+// no pair of neighbours has a merge (Sennrich et al. 2016, arXiv:1508.07909; over bytes: Radford et al. 2019).
 //
-// Three roads, one answer: up to 16 bytes everything is in registers and the first cache level; up to 64 bytes small arrays
-// are shifted; longer words use a linked list and one queue of positions per rank, O(n log n), so that a megabyte of one
-// letter takes well under a second.
+// Three roads, one answer: up to 16 bytes everything is in registers and the first cache level; up to 64 bytes small
+// arrays are shifted; longer words use a linked list and one queue of positions per rank, O(n log n), so that a
+// megabyte of one letter takes well under a second.
 #pragma once
 #include <array>
 #include <cstdint>
@@ -36,14 +36,14 @@ class Bpe {
   // Copies what it needs of the vocabulary.
   explicit Bpe(const Vocabulary& vocabulary);
 
-  // Appends the ids of the word's `size` bytes. Thread-safe with a scratch of one's own. Throws kInvalidRequest for a word
-  // of 2^32 - 1 bytes or more.
+  // Appends the ids of the word's `size` bytes. Thread-safe with a scratch of one's own. Throws kInvalidRequest for a
+  // word of 2^32 - 1 bytes or more.
   void encode_word(const std::uint8_t* word, std::size_t size, BpeScratch& scratch, IdBuffer& out) const;
 
   std::uint32_t byte_id(std::uint8_t byte) const { return byte_ids_[byte]; }
 
-  // Whether some merge makes a token that has these two bytes beside each other. Where none does, nothing is ever merged
-  // across the border between them, and the two sides can be encoded apart.
+  // Whether some merge makes a token that has these two bytes beside each other. Where none does, nothing is ever
+  // merged across the border between them, and the two sides can be encoded apart.
   bool joins(std::uint8_t left, std::uint8_t right) const {
     return (joins_[(left << 2) | (right >> 6)] >> (right & 63)) & 1;
   }

@@ -1,8 +1,8 @@
 // The 256 printable characters that stand for bytes in the files of a byte-level BPE, and their order.
 //
 // Why: GPT-2's vocabulary files are text, so each byte is written as a character that prints: '!'..'~', U+00A1..U+00AC
-// and U+00AE..U+00FF stand for themselves, the remaining 68 bytes, ascending, are written U+0100, U+0101, ... (a space is
-// U+0120). The ids 0..255 of a vocabulary that we train are the bytes in the order of their characters.
+// and U+00AE..U+00FF stand for themselves, the remaining 68 bytes, ascending, are written U+0100, U+0101, ... (a space
+// is U+0120). The ids 0..255 of a vocabulary that we train are the bytes in the order of their characters.
 #pragma once
 #include <array>
 #include <cstdint>
@@ -10,10 +10,10 @@
 namespace gpt2::tokenizer {
 
 struct ByteSymbols {
-  std::array<std::uint16_t, 256> symbol{};    // byte -> code point
-  std::array<std::int16_t, 324> byte_of{};    // code point -> byte, or -1
-  std::array<std::uint8_t, 256> by_rank{};    // position in the order -> byte
-  std::array<std::uint8_t, 256> rank{};       // byte -> position in the order
+  std::array<std::uint16_t, 256> symbol{};  // byte -> code point
+  std::array<std::int16_t, 324> byte_of{};  // code point -> byte, or -1
+  std::array<std::uint8_t, 256> by_rank{};  // position in the order -> byte
+  std::array<std::uint8_t, 256> rank{};     // byte -> position in the order
 
   constexpr ByteSymbols() {
     for (auto& b : byte_of) b = -1;

@@ -199,7 +199,8 @@ std::vector<AddedToken> read_added(JsonReader& json, const std::string& source) 
     const std::string part = "added_tokens: " + json_quote(token.content.substr(0, 60));
     if (token.content.empty()) unsupported(source, part, "no content", "the token's text");
     if (!changes.empty()) unsupported(source, part + "." + changes, "true", "false");
-    if (!special) unsupported(source, part + ".special", "false", "true (a token that is found only where it is allowed)");
+    if (!special)
+      unsupported(source, part + ".special", "false", "true (a token that is found only where it is allowed)");
     out.push_back(std::move(token));
   }
   return out;
@@ -319,11 +320,13 @@ std::string write_merges(const Vocabulary& vocabulary) {
 }
 
 std::string write_tokenizer_json(const Vocabulary& vocabulary) {
-  const std::string level = R"({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true})";
+  const std::string level =
+      R"({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true})";
   std::string out = "{\n  \"version\": \"1.0\",\n  \"truncation\": null,\n  \"padding\": null,\n  \"added_tokens\": [";
   const char* comma = "\n";
   for (const std::uint32_t id : vocabulary.specials()) {
-    out += std::string(comma) + "    {\"id\": " + std::to_string(id) + ", \"content\": " + json_quote(vocabulary.symbol(id)) +
+    out += std::string(comma) + "    {\"id\": " + std::to_string(id) +
+           ", \"content\": " + json_quote(vocabulary.symbol(id)) +
            ", \"single_word\": false, \"lstrip\": false, \"rstrip\": false, \"normalized\": false, \"special\": true}";
     comma = ",\n";
   }

@@ -1,9 +1,9 @@
-// The files of a byte-level BPE vocabulary: vocab.json + merges.txt (the same as OpenAI's encoder.json + vocab.bpe), and
-// tokenizer.json of Hugging Face tokenizers.
+// The files of a byte-level BPE vocabulary: vocab.json + merges.txt (the same as OpenAI's encoder.json + vocab.bpe),
+// and tokenizer.json of Hugging Face tokenizers.
 //
-// Texts in, texts out; no file is opened here. Sources are names for messages. Everything wrong is a kTokenizer Error that
-// says source, line or entry, got and expected; so is a tokenizer.json with a part that would change results and that we do
-// not have (another model, a normalizer, another pre-tokenizer, a post-processor that adds tokens, ...).
+// Texts in, texts out; no file is opened here. Sources are names for messages. Everything wrong is a kTokenizer Error
+// that says source, line or entry, got and expected; so is a tokenizer.json with a part that would change results and
+// that we do not have (another model, a normalizer, another pre-tokenizer, a post-processor that adds tokens, ...).
 #pragma once
 #include <string>
 #include <string_view>

@@ -1,8 +1,8 @@
 // A pull reader for JSON (RFC 8259), for vocabulary files: no tree, no recursion on hostile depth, one pass.
 //
-// Why: the real vocabulary is one object of 50,257 members that must be ready in milliseconds, and a file from a stranger
-// must end in an error that says where. Every fault is a kTokenizer Error with source, line and byte. Strings are valid UTF-8
-// or an error; a lone surrogate escape is an error. Numbers are kept as text.
+// Why: the real vocabulary is one object of 50,257 members that must be ready in milliseconds, and a file from a
+// stranger must end in an error that says where. Every fault is a kTokenizer Error with source, line and byte. Strings
+// are valid UTF-8 or an error; a lone surrogate escape is an error. Numbers are kept as text.
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -23,7 +23,8 @@ class JsonReader {
   // What the next value is; consumes only white space.
   Kind peek();
 
-  // After begin_object(): `while (next_member(key)) read the value`. After begin_array(): `while (next_item()) read it`.
+  // After begin_object(): `while (next_member(key)) read the value`. After begin_array(): `while (next_item()) read
+  // it`.
   void begin_object();
   bool next_member(std::string& key);
   void begin_array();

@@ -15,8 +15,8 @@ class MergeTable {
  public:
   static constexpr std::uint32_t kNone = 0xFFFFFFFFu;
 
-  // Ids below 2^21 and at most 2^22 - 1 merges, which make_vocabulary() and train() guarantee. Of a pair that is listed twice
-  // the later rank counts, as in Hugging Face tokenizers.
+  // Ids below 2^21 and at most 2^22 - 1 merges, which make_vocabulary() and train() guarantee. Of a pair that is listed
+  // twice the later rank counts, as in Hugging Face tokenizers.
   explicit MergeTable(const std::vector<Merge>& merges) {
     std::size_t slots = 16;
     while (slots < 2 * merges.size()) {

@@ -106,16 +106,16 @@ Block classify(const Byte* p) {
 }
 #endif
 
-// Bit i > 0: a pre-token begins at p[i], given that one begins at p[0]; certain for i <= valid - 2, where `valid` is the
-// number of bytes before the first that is not ASCII.
+// Bit i > 0: a pre-token begins at p[i], given that one begins at p[0]; certain for i <= valid - 2, where `valid` is
+// the number of bytes before the first that is not ASCII.
 std::uint64_t starts_in(const Block& block, const Byte* p) {
   const std::uint64_t others = ~(block.letters | block.numbers | block.spaces | block.beyond);
   const auto first_of_run = [](std::uint64_t kind) { return kind & ~(kind << 1); };
   const std::uint64_t changes = first_of_run(block.letters) | first_of_run(block.numbers) | first_of_run(others);
-  // A run of white space begins a pre-token; its last character begins one, too, if something else follows. A blank there
-  // takes the run that follows with it.
-  std::uint64_t starts = (changes & ~(block.blanks << 1)) | first_of_run(block.spaces) |
-                         (block.spaces & ~(block.spaces >> 1));
+  // A run of white space begins a pre-token; its last character begins one, too, if something else follows. A blank
+  // there takes the run that follows with it.
+  std::uint64_t starts =
+      (changes & ~(block.blanks << 1)) | first_of_run(block.spaces) | (block.spaces & ~(block.spaces >> 1));
   std::uint64_t apostrophes = block.apostrophes & (starts | 1);
   while (apostrophes != 0) {
     const int at = std::countr_zero(apostrophes);
@@ -154,7 +154,8 @@ std::size_t PreTokenizer::next(std::size_t* ends, std::size_t capacity) {
   std::size_t count = 0;
   while (count < capacity && at_ < end_) {
     // A block of ASCII at a time: each block begins where a pre-token does, so nothing is carried from one to the next.
-    if (capacity - count >= kBlock && static_cast<std::size_t>(end_ - at_) >= kBlock && at_[0] < 0x80 && at_[1] < 0x80) {
+    if (capacity - count >= kBlock && static_cast<std::size_t>(end_ - at_) >= kBlock && at_[0] < 0x80 &&
+        at_[1] < 0x80) {
       const Block block = classify(at_);
       const int valid = std::countr_zero(block.beyond);
       std::uint64_t starts = starts_in(block, at_);

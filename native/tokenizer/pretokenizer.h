@@ -17,8 +17,8 @@ class PreTokenizer {
   // The text must outlive the object.
   PreTokenizer(const std::uint8_t* text, std::size_t size);
 
-  // Writes the ends (offsets from the start of the text) of the next at most `capacity` >= 1 pre-tokens; each begins where the
-  // one before it ended. Returns their number; 0 when the text is used up.
+  // Writes the ends (offsets from the start of the text) of the next at most `capacity` >= 1 pre-tokens; each begins
+  // where the one before it ended. Returns their number; 0 when the text is used up.
   std::size_t next(std::size_t* ends, std::size_t capacity);
 
  private:

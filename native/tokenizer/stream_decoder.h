@@ -5,9 +5,9 @@
 
 namespace gpt2::tokenizer {
 
-// Gives what Python's incremental decoder gives: bytes.decode("utf-8", errors="replace"), cut where it is certain. What can
-// be no character is U+FFFD, one for each longest beginning of a character that fails (Unicode 15, section 3.9, "best
-// practice for using U+FFFD"). Holds at most three bytes.
+// Gives what Python's incremental decoder gives: bytes.decode("utf-8", errors="replace"), cut where it is certain. What
+// can be no character is U+FFFD, one for each longest beginning of a character that fails (Unicode 15, section 3.9,
+// "best practice for using U+FFFD"). Holds at most three bytes.
 class Utf8Stream {
  public:
   // The text that is certain now, valid UTF-8; may be empty.

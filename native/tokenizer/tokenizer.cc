@@ -44,7 +44,8 @@ class SpecialFinder {
       : vocabulary_(vocabulary), text_(text) {
     for (const std::uint32_t id : allowed) {
       if (!vocabulary.is_special(id)) {
-        throw Error(ErrorKind::kInvalidRequest, "allowed_special", "id " + std::to_string(id), "the id of a special token");
+        throw Error(ErrorKind::kInvalidRequest, "allowed_special", "id " + std::to_string(id),
+                    "the id of a special token");
       }
       found_.push_back({id, text.find(vocabulary.token(id))});
     }

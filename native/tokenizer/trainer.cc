@@ -182,7 +182,8 @@ class Trainer {
 void check(const TrainOptions& options) {
   if (options.vocab_size < 256 + options.specials.size() || options.vocab_size > kMaxTokens) {
     throw Error(ErrorKind::kInvalidRequest, "vocab_size", std::to_string(options.vocab_size),
-                "256 bytes and " + std::to_string(options.specials.size()) + " special tokens at least, " + std::to_string(kMaxTokens) + " at most");
+                "256 bytes and " + std::to_string(options.specials.size()) + " special tokens at least, " +
+                    std::to_string(kMaxTokens) + " at most");
   }
   for (std::size_t i = 0; i < options.specials.size(); ++i) {
     const std::string& special = options.specials[i];

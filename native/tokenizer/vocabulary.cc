@@ -12,7 +12,6 @@ namespace {
 
 constexpr std::uint32_t kNone = 0xFFFFFFFFu;
 
-
 [[noreturn]] void fail(const std::string& what, const std::string& got, const std::string& expected,
                        const std::string& hint = {}) {
   throw Error(ErrorKind::kTokenizer, what, got, expected, hint);
@@ -26,8 +25,8 @@ std::string shown(std::string_view symbol) {
   return "\"" + std::string(symbol.substr(0, length)) + (length < symbol.size() ? "...\"" : "\"");
 }
 
-// Symbols to ids: open addressing; a slot holds the upper half of the hash and the id, so that nearly every comparison of
-// strings is of equal ones.
+// Symbols to ids: open addressing; a slot holds the upper half of the hash and the id, so that nearly every comparison
+// of strings is of equal ones.
 class SymbolIndex {
  public:
   explicit SymbolIndex(std::size_t count) {
@@ -113,8 +112,8 @@ std::vector<const RawVocabulary::Entry*> in_order(const RawVocabulary& raw, Symb
     slot = &e;
     const std::uint32_t other = index.insert(e.symbol, static_cast<std::uint32_t>(e.id));
     if (other != kNone) {
-      fail(raw.vocab_source + ": token " + shown(e.symbol), "two ids, " + std::to_string(other) + " and " + std::to_string(e.id),
-           "one id for each token");
+      fail(raw.vocab_source + ": token " + shown(e.symbol),
+           "two ids, " + std::to_string(other) + " and " + std::to_string(e.id), "one id for each token");
     }
   }
   return by_id;
@@ -137,7 +136,9 @@ void add_merges(const RawVocabulary& raw, const SymbolIndex& index, Vocabulary& 
 
 }  // namespace
 
-bool Vocabulary::is_special(std::uint32_t id) const { return std::binary_search(specials_.begin(), specials_.end(), id); }
+bool Vocabulary::is_special(std::uint32_t id) const {
+  return std::binary_search(specials_.begin(), specials_.end(), id);
+}
 
 void Vocabulary::reserve(std::size_t tokens, std::size_t merges) {
   bytes_.reserve(8 * tokens);
@@ -179,7 +180,8 @@ std::string Vocabulary::canonical() const {
 Vocabulary make_vocabulary(const RawVocabulary& raw) {
   const std::size_t n = raw.entries.size();
   if (n == 0 || n > kMaxTokens || raw.merges.size() >= kMaxMerges) {
-    fail(raw.vocab_source + ": size", std::to_string(n) + " tokens and " + std::to_string(raw.merges.size()) + " merges",
+    fail(raw.vocab_source + ": size",
+         std::to_string(n) + " tokens and " + std::to_string(raw.merges.size()) + " merges",
          "256 to " + std::to_string(kMaxTokens) + " tokens and less than " + std::to_string(kMaxMerges) + " merges");
   }
   SymbolIndex index(n);
@@ -203,7 +205,8 @@ Vocabulary make_vocabulary(const RawVocabulary& raw) {
   for (std::uint32_t id = 0; id < n; ++id) {
     const RawVocabulary::Entry& e = *by_id[id];
     const bool spelled = spell(e.symbol, bytes);
-    if (e.symbol.empty()) fail(raw.vocab_source + ": id " + std::to_string(id), "an empty token", "at least one character");
+    if (e.symbol.empty())
+      fail(raw.vocab_source + ": id " + std::to_string(id), "an empty token", "at least one character");
     if (made[id] && (!spelled || (e.special && !is_ascii(e.symbol)))) {
       fail(raw.vocab_source + ": token " + shown(e.symbol), "a special token, or one of no bytes, that a merge makes",
            "byte symbols");

@@ -1,7 +1,7 @@
 // What a byte-level BPE knows: the bytes of each token, the merges in order of their rank, the special tokens.
 //
-// A Vocabulary that make_vocabulary() returned is valid: ids are 0..V-1 without gaps, every byte has a token, and every merge
-// names tokens that exist. Reading and writing files is formats.h; this file knows nothing of JSON.
+// A Vocabulary that make_vocabulary() returned is valid: ids are 0..V-1 without gaps, every byte has a token, and every
+// merge names tokens that exist. Reading and writing files is formats.h; this file knows nothing of JSON.
 #pragma once
 #include <algorithm>
 #include <array>
@@ -48,15 +48,15 @@ class Vocabulary {
   void append_special(std::uint32_t id) { specials_.push_back(id); }
 
  private:
-  std::string bytes_;                     // all tokens, one after the other
-  std::vector<std::uint32_t> ends_{0};    // [V + 1]
+  std::string bytes_;                   // all tokens, one after the other
+  std::vector<std::uint32_t> ends_{0};  // [V + 1]
   std::array<std::uint32_t, 256> byte_ids_{};
   std::vector<Merge> merges_;
   std::vector<std::uint32_t> specials_;
 };
 
-// A vocabulary as files spell it, before anything has been checked. The symbols are views: into the files' text, or into
-// `arena`, whose memory never moves.
+// A vocabulary as files spell it, before anything has been checked. The symbols are views: into the files' text, or
+// into `arena`, whose memory never moves.
 struct RawVocabulary {
   struct Entry {
     std::string_view symbol;
@@ -85,12 +85,12 @@ struct RawVocabulary {
   }
 };
 
-// Checks and converts. Throws kTokenizer naming source, entry or line, got and expected, for: an id that is negative, taken
-// twice or beyond the number of entries (a gap), a token that is there twice, a byte without a token, a merge of unknown
-// tokens or with an unknown product.
+// Checks and converts. Throws kTokenizer naming source, entry or line, got and expected, for: an id that is negative,
+// taken twice or beyond the number of entries (a gap), a token that is there twice, a byte without a token, a merge of
+// unknown tokens or with an unknown product.
 //
-// An entry that is neither a byte nor made by a merge is a special token, unless it is written in byte symbols that are not
-// ASCII ("\u0120foo"): that is an ordinary token which encoding never makes.
+// An entry that is neither a byte nor made by a merge is a special token, unless it is written in byte symbols that are
+// not ASCII ("\u0120foo"): that is an ordinary token which encoding never makes.
 Vocabulary make_vocabulary(const RawVocabulary& raw);
 
 }  // namespace gpt2::tokenizer

@@ -1,7 +1,8 @@
 // How often each pre-token occurs in a corpus: the first half of training, in memory that has a limit.
 //
-// Pieces of a document are fed in any sizes; the counts are those of the whole document. Beyond max_words different words the
-// rarest are forgotten (those seen once, then twice, ...), which dropped() reports; as long as that is 0 the counts are exact.
+// Pieces of a document are fed in any sizes; the counts are those of the whole document. Beyond max_words different
+// words the rarest are forgotten (those seen once, then twice, ...), which dropped() reports; as long as that is 0 the
+// counts are exact.
 #pragma once
 #include <cstdint>
 #include <string>
@@ -12,8 +13,8 @@ namespace gpt2::tokenizer {
 
 class WordCounts {
  public:
-  // A pre-token longer than this is counted in pieces of at least this size: without a limit one "word" could be the whole
-  // corpus.
+  // A pre-token longer than this is counted in pieces of at least this size: without a limit one "word" could be the
+  // whole corpus.
   static constexpr std::size_t kMaxWord = std::size_t{1} << 20;
 
   // max_words: different words in memory, about 40 bytes and the word's own each.

@@ -12,9 +12,9 @@
 namespace gpt2::tokenizer {
 namespace {
 
-constexpr std::size_t kBatch = 512;  // pre-tokens cut at a time
-constexpr std::size_t kLoad = 16;    // bytes that are read of a word at once
-constexpr std::size_t kGroup = 32;   // words looked up together
+constexpr std::size_t kBatch = 512;             // pre-tokens cut at a time
+constexpr std::size_t kLoad = 16;               // bytes that are read of a word at once
+constexpr std::size_t kGroup = 32;              // words looked up together
 constexpr std::uint8_t kFirstLeadOfCjk = 0xE3;  // of U+3000 to U+FFFF, and of all that is beyond
 
 // The bytes of a word within the two halves of its key.
@@ -116,8 +116,8 @@ void WordEncoder::encode(const std::uint8_t* text, std::size_t size, IdBuffer& o
   flush();
 }
 
-// The byte at `at` is not joined with another of its kind: the run of it up to `end`, without its last one, is that many times
-// its own id. Returns where the last one begins.
+// The byte at `at` is not joined with another of its kind: the run of it up to `end`, without its last one, is that
+// many times its own id. Returns where the last one begins.
 std::size_t WordEncoder::repeat(const std::uint8_t* text, std::size_t at, std::size_t end, IdBuffer& out) const {
   std::size_t last = at;
   while (last + 1 < end && text[last + 1] == text[at]) ++last;

@@ -1,9 +1,9 @@
 // Plain text to ids: cut it into pre-tokens, look each up among those seen before, and merge what is new.
 //
-// Why a cache: a text has few different words, and BPE of a word costs twenty times a look-up. Words of up to 15 bytes are
-// keys of 16 bytes (the last is the length), two to a cache line; the newer of the two is tried first and the older one makes
-// room. Longer words are cut where nothing can be merged across (Bpe::joins), which turns a run of Chinese into
-// characters; what cannot be cut is merged each time. The size is fixed, so no text can make it grow.
+// Why a cache: a text has few different words, and BPE of a word costs twenty times a look-up. Words of up to 15 bytes
+// are keys of 16 bytes (the last is the length), two to a cache line; the newer of the two is tried first and the older
+// one makes room. Longer words are cut where nothing can be merged across (Bpe::joins), which turns a run of Chinese
+// into characters; what cannot be cut is merged each time. The size is fixed, so no text can make it grow.
 //
 // One object per thread. The ids never depend on what is in the cache.
 #pragma once

@@ -81,6 +81,15 @@ def test_presets_set_their_fields_and_flags_win(preset: str, gpt2: Gpt2, model: 
     assert second.max_new_tokens == 5
 
 
+def test_without_a_word_on_choosing_the_preset_is_story(gpt2: Gpt2, model: FakeModel) -> None:
+    for argv in (["--seed", "3"], ["--temperature", "1"], ["--temperature", "0"]):
+        assert gpt2("generate", "x", *argv).code == 0
+    default, sampling, greedy = (params for _, params in model.calls)
+    assert all(getattr(default, name) == value for name, value in PRESETS["story"].items())
+    assert (sampling.top_p, sampling.repetition_penalty) == (1.0, 1.0)
+    assert (greedy.temperature, greedy.repetition_penalty) == (0.0, 1.0)
+
+
 def test_alternatives_come_one_after_the_other(gpt2: Gpt2, model: FakeModel) -> None:
     done = gpt2("generate", "x", "--num", "3")
     assert done.out == "".join(f"--- {i} of 3 ---\n{model.text}\n" for i in (1, 2, 3))

@@ -19,6 +19,12 @@ if TYPE_CHECKING:
     from gpt2.tokenizer import Tokenizer
 
 
+DEFAULT_PRESET = "story"
+"""What a newcomer gets who only gives a prompt: untruncated sampling at temperature 1 reads badly."""
+
+_CHOOSING = {"temperature", "top_k", "top_p", "min_p", "repetition_penalty", "no_repeat_ngram_size"}
+
+
 class Parser(ArgumentParser):
     """argparse that answers an unknown flag with the nearest known one."""
 
@@ -114,7 +120,10 @@ def add_sampling_arguments(parser: ArgumentParser) -> None:
 
     group = parser.add_argument_group("sampling")
     group.add_argument(
-        "--preset", choices=tuple(PRESETS), help="a named set of the options below; what you add wins"
+        "--preset",
+        choices=tuple(PRESETS),
+        help="a named set of the options below; what you add wins "
+        f"(default: {DEFAULT_PRESET}, unless you say how tokens are chosen)",
     )
     for spec in option_specs():
         if spec.name != "n":
@@ -142,7 +151,8 @@ def sampling_params(args: Namespace, *, n: int) -> SamplingParams:
     from gpt2.decoding import SamplingParams, option_specs
 
     given = {spec.name: getattr(args, spec.name) for spec in option_specs() if hasattr(args, spec.name)}
-    return SamplingParams.from_options(args.preset, **given, n=n)
+    preset = args.preset or (None if given.keys() & _CHOOSING else DEFAULT_PRESET)
+    return SamplingParams.from_options(preset, **given, n=n)
 
 
 def load_tokenizer(model: str | None) -> Tokenizer:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ from gpt2.weights import (
     Tensor,
     Weights,
     canonical_name,
+    fingerprint,
+    infer_config,
     open_weights,
     read_safetensors,
     save_safetensors,
@@ -167,6 +170,19 @@ def test_the_real_world_checkpoint(shared_data: Path) -> None:
     assert {name: tensor.array.tobytes() for name, tensor in other.items()} == {
         name: tensor.array.tobytes() for name, tensor in read.items()
     }
+
+
+def test_the_real_124m() -> None:
+    folder = os.environ.get("GPT2_REAL_WEIGHTS")
+    if not folder:
+        pytest.skip("needs the weights of openai-community/gpt2: set GPT2_REAL_WEIGHTS to their folder")
+    config = GPT2Config.from_json(folder)
+    assert config.n_params == 124_439_808
+    with open_weights(folder, config) as weights:
+        assert infer_config(weights).config.n_head == 12
+    assert fingerprint(Path(folder) / "model.safetensors").files["model.safetensors"] == (
+        "248dfc3911869ec493c76e65bf2fcf7f615828b0254c12b473182f0f81d3a707"
+    )
 
 
 def test_old_buffers_are_dropped(model: Any, tmp_path: Path) -> None:
@@ -357,8 +373,6 @@ def test_strangers_are_named(content: bytes, says: str, tmp_path: Path) -> None:
 
 
 def test_a_pipe_does_not_block(tmp_path: Path) -> None:
-    import os
-
     os.mkfifo(tmp_path / "model.bin")
     with pytest.raises(WeightsError, match="regular"):
         open_weights(tmp_path / "model.bin")

@@ -44,12 +44,15 @@ def saved(model: Any, folder: Path) -> Path:
 
 
 def exact_outputs(model: Any, ids: np.ndarray[Any, Any]) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-    """(logits [T, V], hidden states [L + 1, T, C]) of the same model computed in float64."""
+    """(logits [T, V], hidden states [L + 1, T, C]) of the same model computed in float64.
+
+    A float32 model is copied; one that is in float64 already is used as it is (for what fits memory once).
+    """
     import copy
 
     import torch
 
-    double = copy.deepcopy(model).double()
+    double = model if model.dtype == torch.float64 else copy.deepcopy(model).double()
     for module in double.modules():
         if hasattr(module, "reorder_and_upcast_attn"):
             module.reorder_and_upcast_attn = False  # the same function; that code path insists on float32

@@ -22,6 +22,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "inspect": ("gpt2.cli.inspect", "Show what is inside a model directory or a weights file"),
     "pull": ("gpt2.cli.pull", "Download a model, so that it can be used without a network"),
     "list": ("gpt2.cli.list", "List the models on this machine"),
+    "licenses": ("gpt2.cli.licenses", "Show the licences of gpt2, its model and what they need"),
 }
 
 DONE, FAILED, WRONG_USAGE, INTERRUPTED = 0, 1, 2, 130

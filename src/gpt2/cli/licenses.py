@@ -65,16 +65,14 @@ def needed(name: str) -> Iterator[Distribution]:
 
 
 def licence_of(found: Distribution) -> str:
-    """The licence in one line: the SPDX expression, else the classifiers, else the first line of the field."""
-    metadata = found.metadata
-    if expression := metadata.get("License-Expression"):
-        return expression
-    classifiers = [
-        c.split(" :: ")[-1] for c in metadata.get_all("Classifier") or [] if c.startswith("License ::")
-    ]
+    """The licence in one line: the SPDX expression, else the classifiers, else the field."""
+    fields = found.metadata.json
+    if expression := fields.get("license_expression"):
+        return str(expression)
+    classifiers = [str(c) for c in fields.get("classifier", []) if str(c).startswith("License ::")]
     if classifiers:
-        return ", ".join(classifiers)
-    return (metadata.get("License") or UNKNOWN).strip().splitlines()[0]
+        return ", ".join(c.split(" :: ")[-1] for c in classifiers)
+    return (str(fields.get("license") or "").strip() or UNKNOWN).splitlines()[0]
 
 
 def licence_text(found: Distribution) -> str:

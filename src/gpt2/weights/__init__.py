@@ -1,7 +1,7 @@
 """Read and write checkpoints: one file per format, one table of names, and the hub.
 
     open_weights(path, config)   a directory, a file or a shard index, by content; mapped, nothing copied
-    save_safetensors(path, ...)  the one format that is written here
+    save_safetensors(path, ...)  write the format that all read; save_torch for those who read .bin alone
     check_weights, infer_config  the tensors against a config, and a config from the tensors
     hub.py                       from a model's name to a directory (imported only when it is needed)
 
@@ -20,6 +20,7 @@ from gpt2.weights.names import (
 from gpt2.weights.opening import open_weights
 from gpt2.weights.safetensors import read_safetensors, save_safetensors
 from gpt2.weights.tensor import FLOATS, NUMPY_OF, Tensor, Weights
+from gpt2.weights.torch_write import save_torch
 
 __all__ = [
     "FLOATS",
@@ -37,4 +38,5 @@ __all__ = [
     "open_weights",
     "read_safetensors",
     "save_safetensors",
+    "save_torch",
 ]

@@ -28,9 +28,11 @@ import texts
 
 from gpt2.tokenizer import Tokenizer
 
-# As tiktoken itself writes GPT-2's expression; with the original one it overflows its stack on a megabyte
-of spaces. PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"
-THREADS = len(os.sched_getaffinity(0)) Encoder = Callable[[list[str]], Sequence[Sequence[int]]]
+# As tiktoken itself writes GPT-2's expression: with the original one it overflows its stack on a megabyte of
+# spaces.
+PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"
+THREADS = len(os.sched_getaffinity(0))
+Encoder = Callable[[list[str]], Sequence[Sequence[int]]]
 
 
 def ours(folder: Path) -> dict[str, Encoder]:

@@ -74,7 +74,12 @@ def test_there_is_no_other_path() -> None:
     for path in SOURCES:
         text = re.sub(r"re\.compile\(", "", path.read_text(encoding="utf-8"))
         found = forbidden.search(text)
-        assert found is None, f"{path.name}: {found[0].strip() if found else ''}"
+        writes_only = path.name == "torch_write.py" and found is not None and found[2] == "zipfile"
+        assert found is None or writes_only, f"{path.name}: {found[0].strip()}"
+        if writes_only:
+            assert re.findall(r"zipfile\.\w+\([^)]*", text) == [
+                'zipfile.ZipFile(file, "w", zipfile.ZIP_STORED'
+            ]
     assert len(SOURCES) > 10
 
 

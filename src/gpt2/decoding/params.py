@@ -101,7 +101,7 @@ class SamplingParams:
 PRESETS: Final[Mapping[str, Mapping[str, Any]]] = MappingProxyType(
     {
         "story": MappingProxyType(
-            {"temperature": 0.9, "top_p": 0.95, "repetition_penalty": 1.1, "max_new_tokens": 400}
+            {"temperature": 0.8, "top_p": 0.9, "repetition_penalty": 1.05, "max_new_tokens": 400}
         ),
         "chat": MappingProxyType(
             {"temperature": 0.7, "top_p": 0.9, "repetition_penalty": 1.1, "stop": ("\nUser:", "\nHuman:")}

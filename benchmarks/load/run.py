@@ -25,6 +25,7 @@ from pathlib import Path
 
 import numpy as np
 
+import gpt2
 from gpt2.config import KNOWN_SIZES, GPT2Config
 from gpt2.weights import expected_shapes, open_weights, save_safetensors
 
@@ -59,6 +60,11 @@ def open_only(path: Path, config: GPT2Config) -> None:
     open_weights(path, config).close()
 
 
+def first_token(folder: Path) -> object:
+    """gpt2.load() to the first token of a short prompt: what a user waits for."""
+    return gpt2.load(folder).generate([1, 2, 3], max_new_tokens=1, temperature=0)
+
+
 def cases(folder: Path, config: GPT2Config, size: str) -> dict[str, Case]:
     out: dict[str, Case] = {}
     for file in ("model.safetensors", "zip.bin", "legacy.bin"):
@@ -66,6 +72,7 @@ def cases(folder: Path, config: GPT2Config, size: str) -> dict[str, Case]:
         if path.exists():
             out[f"{size} {file}: open"] = lambda path=path: open_only(path, config)
     path = folder / "model.safetensors"
+    out[f"{size} model.safetensors: gpt2.load and the first token"] = lambda: first_token(folder)
     out[f"{size} model.safetensors: open and read"] = lambda: open_and_read(path, config)
     if importlib.util.find_spec("safetensors") is not None:
         import safetensors.numpy

@@ -27,11 +27,18 @@ Bpe::Bpe(const Vocabulary& vocabulary) : byte_ranks_(256 * 256, kNone), merges_(
           static_cast<std::uint32_t>(products_.size());
     }
     products_.push_back(m.product);
-    const std::string_view token = vocabulary.token(m.product);
-    for (std::size_t i = 1; i < token.size(); ++i) {
-      const auto left = static_cast<std::uint8_t>(token[i - 1]), right = static_cast<std::uint8_t>(token[i]);
-      joins_[(left << 2) | (right >> 6)] |= std::uint64_t{1} << (right & 63);
-    }
+    note_borders(vocabulary.token(m.product));
+  }
+}
+
+void Bpe::note_borders(std::string_view token) {
+  const auto at = [token](std::size_t i) { return static_cast<std::uint8_t>(token[i]); };
+  for (std::size_t i = 1; i < token.size(); ++i) {
+    joins_[(at(i - 1) << 2) | (at(i) >> 6)] |= std::uint64_t{1} << (at(i) & 63);
+    if (at(i) < 0xC0) continue;
+    const std::uint32_t left = i >= 2 ? at(i - 2) : kAny, right = i + 1 < token.size() ? at(i + 1) : kAny;
+    const std::size_t bit = context(left, at(i - 1), at(i), right);
+    contexts_[bit / 64] |= std::uint64_t{1} << (bit % 64);
   }
 }
 

@@ -37,11 +37,13 @@ inline std::size_t step(std::uint8_t lead) { return lead < 0xC0 ? 1 : lead < 0xE
 void WordEncoder::Free::operator()(Entry* p) const { std::free(p); }
 
 // calloc, because the system hands out zeroed pages only when they are touched. A key is never zero.
-WordEncoder::WordEncoder(const Bpe& bpe)
-    : bpe_(bpe), entries_(static_cast<Entry*>(std::calloc(std::size_t{2} << kLineBits, sizeof(Entry)))) {
-  if (!entries_) throw std::bad_alloc();
-  pool_.resize(kPool + kLoad);
+WordEncoder::Entry* WordEncoder::new_entries(unsigned bits) {
+  auto* entries = static_cast<Entry*>(std::calloc(std::size_t{2} << bits, sizeof(Entry)));
+  if (entries == nullptr) throw std::bad_alloc();
+  return entries;
 }
+
+WordEncoder::WordEncoder(const Bpe& bpe) : bpe_(bpe), entries_(new_entries(bits_)) { pool_.resize(kPool + kLoad); }
 
 inline WordEncoder::Key WordEncoder::key_of(const std::uint8_t* word, std::size_t size) {
   Key key;
@@ -56,7 +58,7 @@ inline WordEncoder::Entry* WordEncoder::line(const Key& key) const {
   std::uint64_t h = (key.low ^ (key.high * 0x9E3779B97F4A7C15u)) * 0x9FB21C651E98DF25u;
   h ^= h >> 29;
   h *= 0x9E3779B97F4A7C15u;
-  return entries_.get() + 2 * (h >> (64 - kLineBits));
+  return entries_.get() + 2 * (h >> (64 - bits_));
 }
 
 inline const WordEncoder::Entry* WordEncoder::find(const Key& key) const {
@@ -66,11 +68,27 @@ inline const WordEncoder::Entry* WordEncoder::find(const Key& key) const {
   return nullptr;
 }
 
+// Four times the lines. What two entries of a line would push out in the new table is not worth the order they came in.
+void WordEncoder::grow() {
+  const unsigned before = bits_;
+  std::unique_ptr<Entry[], Free> old(new_entries(before + 2));
+  old.swap(entries_);
+  bits_ += 2;
+  inserted_ = 0;
+  for (std::size_t i = std::size_t{2} << before; i-- > 0;) {
+    if (old[i].high == 0) continue;
+    Entry* e = line({old[i].low, old[i].high});
+    e[1] = e[0];
+    e[0] = old[i];
+  }
+}
+
 void WordEncoder::insert(const Key& key, const std::int32_t* ids, std::size_t count) {
   if (count > kInline && pooled_ + count > kPool) {
-    std::memset(static_cast<void*>(entries_.get()), 0, (std::size_t{2} << kLineBits) * sizeof(Entry));
+    std::memset(static_cast<void*>(entries_.get()), 0, (std::size_t{2} << bits_) * sizeof(Entry));
     pooled_ = 0;
   }
+  ++inserted_;
   Entry* e = line(key);
   e[1] = e[0];
   e[0] = {key.low, key.high, {}, static_cast<std::uint32_t>(count)};
@@ -81,6 +99,13 @@ void WordEncoder::insert(const Key& key, const std::int32_t* ids, std::size_t co
     std::memcpy(pool_.data() + pooled_, ids, count * sizeof(std::int32_t));
     pooled_ += count;
   }
+}
+
+// Whether something may be merged across the border before byte i > 0; looks beyond the word, which can only make it
+// true.
+inline bool WordEncoder::joined(const std::uint8_t* text, std::size_t size, std::size_t i) const {
+  if (!bpe_.joins(text[i - 1], text[i])) return false;
+  return text[i] < 0xC0 || i < 2 || i + 1 >= size || bpe_.joins_around(text + i);
 }
 
 void WordEncoder::encode(const std::uint8_t* text, std::size_t size, IdBuffer& out) {
@@ -103,7 +128,7 @@ void WordEncoder::encode(const std::uint8_t* text, std::size_t size, IdBuffer& o
       // What is too long for a key, and East Asian text, in which words are seldom seen twice, is cut up at once.
       const bool cut = ends[w] - start > kMaxKey || text[start] >= kFirstLeadOfCjk;
       for (std::size_t i = start + 1; cut && i < ends[w]; i += step(text[i])) {
-        if (bpe_.joins(text[i - 1], text[i])) continue;
+        if (joined(text, size, i)) continue;
         put(i);
         if (ends[w] - i > kLoad && text[i] == text[i - 1]) {
           flush();
@@ -130,6 +155,8 @@ std::size_t WordEncoder::repeat(const std::uint8_t* text, std::size_t at, std::s
 // while other words are worked on.
 void WordEncoder::group(const std::uint8_t* text, std::size_t size, std::size_t start, const std::size_t* ends,
                         std::size_t count, IdBuffer& out) {
+  // Here and not in insert(), because below are pointers to lines.
+  if (bits_ < kLastBits && inserted_ > std::size_t{1} << bits_) grow();
   Key keys[kGroup];
   const Entry* lines[kGroup];
   std::size_t from = start;
@@ -164,18 +191,8 @@ void WordEncoder::group(const std::uint8_t* text, std::size_t size, std::size_t 
   out.commit(static_cast<std::size_t>(to - committed));
 }
 
-// A word that is long, at the end of the text, or not in the cache.
+// A word that is too long for a key, at the end of the text, or not in the cache.
 void WordEncoder::rare(const std::uint8_t* word, std::size_t size, std::size_t readable, IdBuffer& out) {
-  std::size_t start = 0;
-  for (std::size_t i = 1; i < size; ++i) {
-    if (bpe_.joins(word[i - 1], word[i])) continue;
-    piece(word + start, i - start, readable - start, out);
-    start = i;
-  }
-  piece(word + start, size - start, readable - start, out);
-}
-
-void WordEncoder::piece(const std::uint8_t* word, std::size_t size, std::size_t readable, IdBuffer& out) {
   if (size > kMaxKey) {
     bpe_.encode_word(word, size, scratch_, out);
     return;

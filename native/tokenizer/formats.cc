@@ -1,6 +1,7 @@
 #include "tokenizer/formats.h"
 
 #include <algorithm>
+#include <unordered_map>
 
 #include "base/errors.h"
 #include "tokenizer/json.h"
@@ -115,6 +116,15 @@ std::string unwrap(const std::string& value, const std::string& list, const std:
   return items.size() == 1 ? items[0] : value;
 }
 
+// A TemplateProcessing, as transformers writes for GPT-2, that gives back the one text and no more.
+bool adds_nothing(const std::string& post_processor, const std::string& source) {
+  if (type_of(post_processor, source) != "TemplateProcessing") return false;
+  const std::string single = member(members(post_processor, source), "single");
+  const std::size_t text = single.find("\"Sequence\":{");
+  return text != std::string::npos && single.find("\"Sequence\":{", text + 1) == std::string::npos &&
+         single.find("\"SpecialToken\":{") == std::string::npos;
+}
+
 struct Settings {
   std::string normalizer = "null", pre_tokenizer = "null", post_processor = "null", decoder = "null";
 };
@@ -132,8 +142,8 @@ void check_settings(const Settings& s, const std::string& source) {
     unsupported(source, "pre_tokenizer.use_regex", "false", "true (GPT-2's regular expression)");
   }
   const std::string post = unwrap(s.post_processor, "processors", source);
-  if (post != "null" && type_of(post, source) != "ByteLevel") {
-    unsupported(source, "post_processor", type_of(post, source), "ByteLevel or none");
+  if (post != "null" && type_of(post, source) != "ByteLevel" && !adds_nothing(post, source)) {
+    unsupported(source, "post_processor", type_of(post, source), "one that adds no token: ByteLevel or none");
   }
   const std::string decoder = unwrap(s.decoder, "decoders", source);
   if (type_of(decoder, source) != "ByteLevel") unsupported(source, "decoder", type_of(decoder, source), "ByteLevel");
@@ -207,17 +217,23 @@ std::vector<AddedToken> read_added(JsonReader& json, const std::string& source) 
 }
 
 void add_specials(const std::vector<AddedToken>& added, RawVocabulary& raw) {
+  if (added.empty()) return;
+  std::unordered_map<std::string_view, std::size_t> at;
+  for (std::size_t i = 0; i < raw.entries.size(); ++i) at.emplace(raw.entries[i].symbol, i);
   for (const AddedToken& token : added) {
-    const auto same = std::find_if(raw.entries.begin(), raw.entries.end(),
-                                   [&token](const auto& e) { return e.symbol == token.content; });
-    if (same == raw.entries.end()) {
-      raw.entries.push_back({raw.keep(token.content), token.id, true});
-    } else if (same->id != token.id) {
-      throw Error(ErrorKind::kTokenizer, raw.vocab_source + ": added token " + json_quote(token.content.substr(0, 60)),
-                  "id " + std::to_string(token.id), std::to_string(same->id) + ", as in the vocabulary");
-    } else {
-      same->special = true;
+    const auto same = at.find(token.content);
+    if (same == at.end()) {
+      const std::string_view kept = raw.keep(token.content);
+      at.emplace(kept, raw.entries.size());
+      raw.entries.push_back({kept, token.id, true});
+      continue;
     }
+    RawVocabulary::Entry& entry = raw.entries[same->second];
+    if (entry.id != token.id) {
+      throw Error(ErrorKind::kTokenizer, raw.vocab_source + ": added token " + json_quote(token.content.substr(0, 60)),
+                  "id " + std::to_string(token.id), std::to_string(entry.id) + ", as in the vocabulary");
+    }
+    entry.special = true;
   }
 }
 

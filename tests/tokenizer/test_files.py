@@ -10,6 +10,7 @@ import pytest
 
 import gpt2.errors as errors
 from gpt2.tokenizer import Tokenizer
+from tokenizer.oracle import package
 
 FILES = ["tokenizer.json", "vocab.json", "merges.txt", "encoder.json", "vocab.bpe"]
 
@@ -74,6 +75,14 @@ HARMLESS = {
     "truncation": {"truncation": {"max_length": 4}, "padding": {"pad_id": 0}},
     "a sequence of one": {"pre_tokenizer": {"type": "Sequence", "pretokenizers": [BYTE_LEVEL]}},
     "an empty normalizer": {"normalizer": {"type": "Sequence", "normalizers": []}},
+    "a template that adds nothing": {
+        "post_processor": {
+            "type": "TemplateProcessing",
+            "single": [{"Sequence": {"id": "A", "type_id": 0}}],
+            "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
+            "special_tokens": {},
+        }
+    },
     "no post-processor": {"post_processor": None},
     "unknown token": {"model__unk_token": "<|endoftext|>", "model__fuse_unk": True},
     "empty prefix": {"model__continuing_subword_prefix": "", "model__end_of_word_suffix": ""},
@@ -97,11 +106,28 @@ def test_merges_as_strings_as_older_files_have_them(trained: Tokenizer, tmp_path
     assert Tokenizer.load(tmp_path).hash == trained.hash
 
 
+def test_what_transformers_saves(small_vocab: Path, tmp_path: Path) -> None:
+    transformers = package("transformers")
+    vocab = json.loads((small_vocab / "vocab.json").read_text(encoding="utf-8"))
+    lines = (small_vocab / "merges.txt").read_text(encoding="utf-8").split("\n")[1:]
+    merges = [tuple(line.split(" ")) for line in lines if line]
+    try:
+        tokenizer = transformers.GPT2Tokenizer(vocab=vocab, merges=merges)
+    except TypeError:  # before transformers 5 it took the files
+        tokenizer = transformers.GPT2TokenizerFast(
+            str(small_vocab / "vocab.json"), str(small_vocab / "merges.txt")
+        )
+    tokenizer.save_pretrained(tmp_path)
+    assert Tokenizer.load(tmp_path).hash == Tokenizer.load(small_vocab).hash
+
+
 def special(content: str, id: int, **flags: bool) -> dict[str, object]:
     plain = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
     return {"id": id, "content": content} | plain | flags
 
 
+SEQUENCE = {"Sequence": {"id": "A", "type_id": 0}}
+END = {"SpecialToken": {"id": "<|endoftext|>", "type_id": 0}}
 REFUSED = {
     "normalizer": ({"normalizer": {"type": "NFC"}}, "normalizer: got NFC"),
     "pre-tokenizer": ({"pre_tokenizer": {"type": "Whitespace"}}, "pre_tokenizer: got Whitespace"),
@@ -113,7 +139,7 @@ REFUSED = {
     "a blank in front": ({"pre_tokenizer__add_prefix_space": True}, "add_prefix_space: got true"),
     "another expression": ({"pre_tokenizer__use_regex": False}, "use_regex: got false"),
     "post-processor": (
-        {"post_processor": {"type": "TemplateProcessing"}},
+        {"post_processor": {"type": "TemplateProcessing", "single": [SEQUENCE, END]}},
         "post_processor: got TemplateProcessing",
     ),
     "decoder": ({"decoder": {"type": "WordPiece"}}, "decoder: got WordPiece"),

@@ -9,6 +9,7 @@ laxer.
 
 from __future__ import annotations
 
+import copy
 import json
 import random
 import struct
@@ -68,13 +69,18 @@ def make(rng: random.Random) -> bytes:
     return out
 
 
+def odd_value(rng: random.Random) -> Any:
+    """A copy: an input must not depend on what earlier ones did to a list, nor hold itself."""
+    return copy.deepcopy(rng.choice(ODD_VALUES))
+
+
 def change(rng: random.Random, header: dict[str, Any], data: bytes) -> bytes:
     """Change the header in place; returns the data, perhaps longer or shorter."""
     name = rng.choice(list(header) or ["a"])
     entry = header.get(name)
     match rng.randrange(12):
         case 0 if isinstance(entry, dict):
-            entry[rng.choice(["dtype", "shape", "data_offsets", "more"])] = rng.choice(ODD_VALUES)
+            entry[rng.choice(["dtype", "shape", "data_offsets", "more"])] = odd_value(rng)
         case 1 if isinstance(entry, dict):
             entry["dtype"] = rng.choice([*DTYPES, "F4", "f32", "F128"])
         case 2 | 3 if isinstance(entry, dict) and isinstance(entry.get("shape"), list):
@@ -103,7 +109,7 @@ def change(rng: random.Random, header: dict[str, Any], data: bytes) -> bytes:
             header[f"n{rng.randrange(9)}"] = {"dtype": "F32", "shape": [size], "data_offsets": span}
             return data + bytes(4 * size)
         case 10:
-            header[name] = rng.choice(ODD_VALUES)
+            header[name] = odd_value(rng)
         case 11:
             return data[: rng.randrange(len(data) + 1)] if rng.random() < 0.5 else data + rng.randbytes(4)
     return data

@@ -126,7 +126,8 @@ def test_threads_of_python_share_a_model(lm: gpt2.LanguageModel) -> None:
 
 
 LONG = """
-import sys, gpt2
+import signal, sys, gpt2
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job starts with it ignored
 lm = gpt2.load(sys.argv[1])
 print("ready", flush=True)
 lm.generate("the", max_new_tokens=10**6, overflow="slide", ignore_eos=True)
@@ -145,7 +146,10 @@ def test_ctrl_c_stops_a_generation_at_once(tiny_checkpoint: Path) -> None:
         time.sleep(0.2)
         sent = time.monotonic()
         process.send_signal(signal.SIGINT)
-        _, stderr = process.communicate(timeout=60)
+        try:
+            _, stderr = process.communicate(timeout=60)
+        finally:
+            process.kill()
     assert "KeyboardInterrupt" in stderr
     assert time.monotonic() - sent < 10  # seconds; a generous bound for a busy machine
 

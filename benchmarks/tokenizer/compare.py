@@ -7,8 +7,9 @@
 Every tokenizer gets the same vocabulary and the same documents and returns Python ints (a list per
 document), on one thread and as a batch on all cores. Peers that are not installed are left out; nothing is
 installed. Each round runs all of them, one after the other, in an order that changes, so that what else the
-machine does hits all alike. The table has medians over the rounds in MB/s of UTF-8 and the spread (smallest
-to largest); ids that differ from ours are marked. The last line is one JSON object.
+machine does hits all alike. The table has medians over the rounds in MB/s of UTF-8, the spread (smallest to
+largest), and MB per second of processor time of all threads, for machines that are not at rest. Ids that
+differ from ours are marked. The last line is one JSON object.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -130,29 +132,32 @@ def present(folder: Path, wanted: set[str]) -> dict[str, dict[str, Encoder]]:
     return found
 
 
-def seconds(encode: Encoder, documents: list[str]) -> float:
-    start = time.perf_counter()
+@dataclass(frozen=True)
+class Times:
+    """Of one round: on the clock, and of all processors together, which does not count what others do."""
+
+    clock: float
+    processor: float
+
+
+def timed(encode: Encoder, documents: list[str]) -> Times:
+    clock, processor = time.perf_counter(), time.process_time()
     encode(documents)
-    return time.perf_counter() - start
+    return Times(time.perf_counter() - clock, time.process_time() - processor)
 
 
 def measure(
     encoders: dict[str, dict[str, Encoder]], mode: str, documents: list[str], rounds: int, patience: float
-) -> dict[str, list[float]]:
-    """Seconds of each round for each name. One round warms up; who needs longer than `patience` gets one
-    round."""
-    times: dict[str, list[float]] = {}
-    slow = set()
-    for name, modes in encoders.items():
-        taken = seconds(modes[mode], documents)
-        if taken > patience:
-            slow.add(name)
-            times[name] = [taken]
-    names = [name for name in encoders if name not in slow]
+) -> dict[str, list[Times]]:
+    """The times of each round for each name. One round warms up; who needs more than `patience` seconds gets
+    no other."""
+    times: dict[str, list[Times]] = {}
+    first = {name: timed(modes[mode], documents) for name, modes in encoders.items()}
+    names = [name for name in encoders if first[name].clock <= patience]
     for turn in range(rounds):
         for name in names[turn % len(names) :] + names[: turn % len(names)]:
-            times.setdefault(name, []).append(seconds(encoders[name][mode], documents))
-    return times
+            times.setdefault(name, []).append(timed(encoders[name][mode], documents))
+    return {name: times.get(name, [taken]) for name, taken in first.items()}
 
 
 def differing(encoders: dict[str, dict[str, Encoder]], mode: str, documents: list[str]) -> set[str]:
@@ -163,22 +168,21 @@ def differing(encoders: dict[str, dict[str, Encoder]], mode: str, documents: lis
 
 
 def row(
-    text: str, mode: str, documents: list[str], times: dict[str, list[float]], wrong: set[str]
+    text: str, mode: str, documents: list[str], times: dict[str, list[Times]], wrong: set[str]
 ) -> dict[str, object]:
+    """Print the rows of one text and mode; returns them for the JSON line."""
     size = sum(len(d.encode()) for d in documents) / 1e6
-    speeds = {name: [size / t for t in taken] for name, taken in times.items()}
-    middle = {name: statistics.median(s) for name, s in speeds.items()}
-    for name, s in speeds.items():
-        ratio = f"{middle['gpt2'] / middle[name]:6.2f}x"
-        spread = f"{min(s):.1f}-{max(s):.1f}"
+    clock = {name: [size / t.clock for t in taken] for name, taken in times.items()}
+    middle = {name: statistics.median(speeds) for name, speeds in clock.items()}
+    processor = {name: statistics.median(size / t.processor for t in taken) for name, taken in times.items()}
+    for name, speeds in clock.items():
+        spread = f"{min(speeds):.1f}-{max(speeds):.1f}"
+        ratios = f"{middle['gpt2'] / middle[name]:6.2f}x {processor['gpt2'] / processor[name]:6.2f}x"
         mark = "  other ids" if name in wrong else ""
-        print(f"{text:<15} {mode:<10} {name:<14} {middle[name]:8.1f}  {spread:<15} {ratio}{mark}", flush=True)
-    return {
-        "text": text,
-        "mode": mode,
-        "megabytes": round(size, 3),
-        "mb_per_s": {n: round(m, 2) for n, m in middle.items()},
-    }
+        speed = f"{middle[name]:8.1f}  {spread:<13} {processor[name]:8.1f}"
+        print(f"{text:<15} {mode:<10} {name:<14} {speed} {ratios}{mark}", flush=True)
+    rounded = {name: [round(middle[name], 2), round(processor[name], 2)] for name in times}
+    return {"text": text, "mode": mode, "megabytes": round(size, 3), "mb_per_s_clock_and_processor": rounded}
 
 
 def main() -> int:
@@ -190,18 +194,19 @@ def main() -> int:
     parser.add_argument("--only", nargs="+", default=[], help="tokenizers to run (gpt2 is always one)")
     parser.add_argument("--texts", nargs="+", default=[])
     args = parser.parse_args()
-    limit, rounds = (1_000_000, 5) if args.quick else (8_000_000, 9)
+    limit, rounds = (1_000_000, 5) if args.quick else (4_000_000, 7)
     wanted = {*args.only, "gpt2"} if args.only else set()
     results = []
     with tempfile.TemporaryDirectory() as scratch:
         encoders = present(vocabulary(args.vocab, Path(scratch)), wanted)
-        print(f"{'text':<15} {'mode':<10} {'tokenizer':<14} {'MB/s':>8}  {'spread':<15} gpt2 is faster by")
+        columns = f"{'MB/s':>8}  {'spread':<13} {'per CPU s':>9} gpt2 is faster by (clock, CPU)"
+        print(f"{'text':<15} {'mode':<10} {'tokenizer':<14} {columns}")
         for text, documents in texts.all_texts(limit).items():
             if args.texts and text not in args.texts:
                 continue
             for mode in ("one thread", "batch"):
                 wrong = differing(encoders, mode, documents)
-                times = measure(encoders, mode, documents, rounds, patience=10.0)
+                times = measure(encoders, mode, documents, rounds, patience=5.0)
                 results.append(row(text, mode, documents, times, wrong))
     versions = {name: version(CANDIDATES[name][1]) for name in encoders}
     print(json.dumps({"threads": THREADS, "rounds": rounds, "versions": versions, "results": results}))

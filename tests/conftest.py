@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
 
 from machine import SHARED, isas, need, small_vocabulary
+
+# A shell's background job starts with SIGINT ignored, and so would each program that a test interrupts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Machines in CI are noisy: a deadline would measure the neighbours. There the examples are also fixed.
 settings.register_profile("here", deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -109,11 +109,14 @@ def draw(points: list[tuple[int, float]], lines: dict[str, float]) -> str:
     for name, bits in lines.items():
         (x1, y), (x2, _) = at(0, bits).split(","), at(points[-1][0], bits).split(",")
         svg.append(f'<path d="M{x1},{y} H{x2}" stroke="#999" stroke-dasharray="4 3"/>')
-        svg.append(f'<text x="{float(x2) + 5}" y="{float(y) + 4}" fill="#555">{name} {bits:.2f}</text>')
+        label = f'x="{x2}" y="{float(y) - 4:.1f}" text-anchor="end" fill="#555"'
+        svg.append(f"<text {label}>{name} {bits:.2f}</text>")
     path = " ".join(at(*p) for p in points)
     svg.append(f'<polyline points="{path}" fill="none" stroke="#06c" stroke-width="2"/>')
     x, y = at(*points[-1]).split(",")
-    svg.append(f'<text x="{float(x) + 5}" y="{float(y) + 4}" fill="#06c">model {points[-1][1]:.2f}</text>')
+    svg.append(
+        f'<text x="{float(x) + 5:.1f}" y="{float(y) + 4:.1f}" fill="#06c">model {points[-1][1]:.2f}</text>'
+    )
     ticks = np.arange(np.ceil(low * 5) / 5, top, 0.2)
     svg += [f'<text x="8" y="{float(at(0, t).split(",")[1]) + 4:.1f}">{t:.1f}</text>' for t in ticks]
     svg.append(

@@ -4,7 +4,8 @@ The architecture is Hugging Face's `GPT2LMHeadModel` to the letter (pre-LayerNor
 the tanh GELU, output head tied to the token embedding). Two things are arranged differently, with the same
 result:
   - attention runs over blocks of queries, each against the keys up to its own end only. With PyTorch's own
-    CPU kernel attention took a third of the step; this way half of the masked scores are never computed.
+    CPU kernel attention took a quarter of the step (T = 256); this way nearly half of the masked scores are
+    never computed.
   - the loss is computed with its gradient, a slice of rows at a time, so that the logits [N, V] stay in the
     cache.
 
@@ -22,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 QUERY_BLOCK = 128
-"""Queries per block of attention: the fastest of 128, 256 and 512 at T = 512."""
+"""Queries per block of attention: at T = 256 a step is 11 % faster than with one block of 256."""
 LOSS_ROWS = 1024
 """Rows per slice of the loss: 1024 rows of 6,144 bfloat16 logits are 12 MB, within the last-level cache."""
 

@@ -1,9 +1,9 @@
 """Muon, the optimiser of the block matrices: momentum whose update is made orthogonal before it is applied.
 
 K. Jordan and others, "Muon: an optimizer for hidden layers in neural networks" (2024). For a matrix whose
-momentum is M = U S Vᵀ the step is U Vᵀ, found by five Newton-Schulz iterations in bfloat16. At this size it
-needs about two thirds of the tokens that AdamW needs. The query, key and value parts of c_attn are three
-matrices to it. Matrices of one shape are stacked and orthogonalised together.
+momentum is M = U S Vᵀ the step is U Vᵀ, found by five Newton-Schulz iterations in bfloat16. The query, key
+and value parts of c_attn are three matrices to it. Matrices of one shape are stacked and orthogonalised
+together.
 """
 
 from __future__ import annotations
@@ -38,7 +38,6 @@ class Muon:
     def __init__(self, named: Sequence[tuple[str, Tensor]], momentum: float = 0.95) -> None:
         self.momentum = momentum
         self.groups: dict[tuple[int, int], list[tuple[Tensor, int, int]]] = defaultdict(list)
-        self.params = [p for _, p in named]
         for name, p in named:
             rows = p.shape[0] // 3 if "c_attn" in name else p.shape[0]
             for start in range(0, p.shape[0], rows):

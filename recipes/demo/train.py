@@ -8,7 +8,7 @@ the same bits: the schedule counts steps, not seconds, and a step's data depend 
 number alone.
 
 What it settles (`Plan`): Muon for the block matrices, AdamW for embeddings, biases and LayerNorms; learning
-rates that warm up, stay, and fall linearly to zero. No dropout: the run sees its text less than twice.
+rates that warm up, stay, and fall along straight lines to zero. No dropout: the run sees its text 1.3 times.
 """
 
 from __future__ import annotations
@@ -37,7 +37,6 @@ class Plan:
 
     seed: int = 1
     threads: int = 2
-    steps: int = 3600
     batch: int = 16
     n_positions: int = 512
     n_embd: int = 256
@@ -47,14 +46,21 @@ class Plan:
     adam_lr: float = 0.003
     weight_decay: float = 0.01
     warmup: int = 60
-    decay_from: int = 1600
-    """From this step on the learning rates fall linearly, to zero at the end."""
+    steps: int = 2800
+    slopes: tuple[tuple[int, float], ...] = ((1400, 0.0005), (2050, 0.0009))
+    """(from this step on, share of the peak learning rates lost at each step): 1 -> 0.675 -> 0 here.
+
+    The second, steeper slope was set while the run was under way, to end it in two hours on a busy machine.
+    """
 
     def rate(self, step: int) -> float:
         """The share of the peak learning rates at a step."""
-        rising = (step + 1) / self.warmup
-        falling = (self.steps - step) / (self.steps - self.decay_from)
-        return min(1.0, rising, falling)
+        share = 1.0
+        ends = [start for start, _ in self.slopes[1:]] + [self.steps]
+        for (start, slope), end in zip(self.slopes, ends, strict=True):
+            if step > start:
+                share = -slope * (min(step, end) - start) + share
+        return min((step + 1) / self.warmup, share)
 
 
 class Windows:
@@ -188,7 +194,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="where checkpoints and the log go")
     parser.add_argument("--stop-at", type=int, help="stop after this step: for a trial")
     parser.add_argument(
-        "--set", nargs="*", default=[], metavar="NAME=VALUE", help="change the plan: for a trial"
+        "--set", nargs="*", default=[], metavar="NAME=VALUE", help="change a number of the plan: for a trial"
     )
     args = parser.parse_args()
     changes = {k: type(getattr(Plan(), k))(v) for k, v in (item.split("=") for item in args.set)}
@@ -198,7 +204,7 @@ def main() -> None:
     trainer = Trainer(plan, args.data, args.out)
     if (args.out / "checkpoint.pt").exists():
         trainer.resume()
-    trainer.run(args.stop_at or plan.steps, log_every=20, look_every=200, save_every=100)
+    trainer.run(args.stop_at or plan.steps, log_every=20, look_every=200, save_every=50)
 
 
 if __name__ == "__main__":

@@ -151,6 +151,7 @@ std::vector<Piece> cut_up(std::span<const std::string_view> texts, bool whole) {
     std::string_view rest = texts[t];
     while (!whole && rest.size() > 2 * kPiece) {
       const std::size_t at = safe_cut(rest, kPiece);
+      if (at == rest.size()) break;
       pieces.push_back({t, rest.substr(0, at)});
       rest.remove_prefix(at);
     }

@@ -14,6 +14,8 @@
     ├── EngineError           the machine or the build lacks what was asked for
     └── OutOfMemory           an allocation failed; nothing was changed      (also a MemoryError)
 
+    ApproximateResult         a warning (a UserWarning): the answer was made, but not from all that was given
+
 An error carries its facts as attributes and its text says, in this order: where, what, got, expected, where
 the expectation comes from, the likely reason, and what to try. It never contains secrets or whole prompts.
 """
@@ -120,3 +122,7 @@ class EngineError(Error):
 
 class OutOfMemory(Error, MemoryError):
     code = "out_of_memory"
+
+
+class ApproximateResult(UserWarning):
+    """The answer was made, but not from all that was given; `warnings.simplefilter("error")` makes it fatal."""

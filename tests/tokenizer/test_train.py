@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import warnings
 from pathlib import Path
 
 import pytest
@@ -114,6 +115,15 @@ def test_the_rarest_words_are_forgotten_when_there_are_too_many() -> None:
     assert trainer.dropped > 10_000
     tokenizer = Tokenizer(trainer.train(300, [], 0))
     assert len(tokenizer.encode(" the cat")) == 2, "the frequent words were kept"
+
+
+def test_forgotten_words_are_said(tmp_path: Path) -> None:
+    (tmp_path / "text").write_text(" ".join(str(n) for n in range(3000)))
+    with pytest.warns(errors.ApproximateResult, match="occurrences of the rarest words .* max_words=1,000"):
+        Tokenizer.train(tmp_path / "text", 300, max_words=1000)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        Tokenizer.train(tmp_path / "text", 300)
 
 
 def test_a_small_corpus_gives_a_small_vocabulary(tmp_path: Path) -> None:

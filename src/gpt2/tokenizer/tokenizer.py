@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import os
+import warnings
 from collections.abc import Collection, Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from gpt2 import _native
-from gpt2.errors import InvalidRequest, TokenizerError
+from gpt2.errors import ApproximateResult, InvalidRequest, TokenizerError
 from gpt2.tokenizer import files
 from gpt2.tokenizer.lengths import Policy
 from gpt2.tokenizer.lengths import truncate as cut
@@ -95,11 +96,18 @@ class Tokenizer:
         `vocab_size` tokens.
 
         Files are read in pieces; memory grows with the number of different words. Beyond `max_words` of
-        them the rarest are forgotten.
+        them the rarest are forgotten, and an ApproximateResult warning says how many occurrences that were.
         """
         trainer = _native.TokenizerTrainer(_count("max_words", max_words))
         for path in [paths] if isinstance(paths, str | os.PathLike) else paths:
             _feed(trainer, Path(path))
+        if trainer.dropped:
+            warnings.warn(
+                f"the merges are approximate: {trainer.dropped:,} occurrences of the rarest words were "
+                f"forgotten to keep max_words={max_words:,} different ones; more take about 50 bytes each",
+                ApproximateResult,
+                stacklevel=2,
+            )
         sizes = _count("vocab_size", vocab_size), _count("min_frequency", min_frequency)
         return cls(trainer.train(sizes[0], list(special_tokens), sizes[1]))
 

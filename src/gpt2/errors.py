@@ -125,4 +125,4 @@ class OutOfMemory(Error, MemoryError):
 
 
 class ApproximateResult(UserWarning):
-    """The answer was made, but not from all that was given; `warnings.simplefilter("error")` makes it fatal."""
+    """The answer was made, but not from all that was given; `simplefilter("error")` makes it fatal."""

@@ -14,7 +14,7 @@ import pytest
 import gpt2
 from checkpoints import random_gpt2
 from gpt2 import errors
-from gpt2.engine.loading import _as_dtype
+from gpt2.engine.tensors import as_dtype
 
 
 @pytest.fixture
@@ -59,7 +59,7 @@ def test_tensors_may_begin_at_any_byte(folder: Path, tiny_checkpoint: Path, isa:
     with gpt2.open_weights(folder) as weights:
         tensor = weights["wte.weight"]
         assert not tensor.array.flags.aligned
-        assert np.shares_memory(_as_dtype(tensor, "float32"), tensor.array)  # mapped, not copied
+        assert np.shares_memory(as_dtype(tensor, "float32"), tensor.array)  # mapped, not copied
 
 
 def test_without_a_config_the_shape_is_inferred(tmp_path: Path) -> None:

@@ -7,23 +7,19 @@ Tensors are mapped, not copied, where the file has the dtype that is asked for. 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any, get_args
 
-import numpy as np
 import numpy.typing as npt
 
 from gpt2 import _native
 from gpt2.config import GPT2Config
 from gpt2.engine.model import LanguageModel
+from gpt2.engine.tensors import WeightsDtype, native_tensors
 from gpt2.errors import ConfigError, InvalidRequest
 from gpt2.tokenizer import Tokenizer
 from gpt2.weights import infer_config, open_weights
 from gpt2.weights.hub import resolve
-from gpt2.weights.tensor import Tensor
-
-WeightsDtype: TypeAlias = Literal["auto", "float32", "bfloat16"]
 
 _TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "encoder.json")
 
@@ -40,12 +36,11 @@ def load(
     Args:
         model: a model directory, a weights file beside its config.json, or a hub id such as
             "openai-community/gpt2" (taken from the cache when it is there, otherwise downloaded).
-        weights: how the matrices are kept; arithmetic is float32 always. "auto" keeps float32 and bfloat16
-        as the file has
-            them and widens float16 (exactly). "bfloat16" rounds to nearest even.
+        weights: how the matrices are kept. "auto" keeps float32, bfloat16, int8 and int4 as the file has
+            them and widens float16 (exactly). "bfloat16" rounds to nearest even; "int8" and "int4" round as
+            `gpt2 quantize` does, and compute with int8 activations.
         threads: how many threads compute, this one included; None is every processor that the process may
-        use. The result
-            does not depend on it.
+            use. The result does not depend on it.
         isa: "auto", "generic", "avx2" or "avx512"; None is the environment's GPT2_ISA, or "auto".
 
     Raises:
@@ -90,32 +85,7 @@ def _read(
         opened = open_weights(path)
         config = infer_config(opened).config
         opened = open_weights(path, config)
-    dtype = _common_dtype(opened) if weights == "auto" else weights
-    return config, {name: _as_dtype(tensor, dtype) for name, tensor in opened.items()}, dtype
-
-
-def _common_dtype(tensors: Mapping[str, Tensor]) -> Literal["float32", "bfloat16"]:
-    """bfloat16 only when every matrix is: a narrower one would lose, a mixture gains nothing."""
-    matrices = {t.dtype for t in tensors.values() if len(t.shape) > 1}
-    return "bfloat16" if matrices == {"bfloat16"} else "float32"
-
-
-def _as_dtype(tensor: Tensor, dtype: str) -> npt.NDArray[Any]:
-    """The view itself where it will do, else a converted copy. Vectors stay float32: they are small.
-
-    A view need not be aligned (in the released files none is); the kernels load from any byte.
-    """
-    array = np.ascontiguousarray(tensor.array)  # the same array unless it is strided
-    if tensor.dtype == dtype:
-        return array
-    if len(tensor.shape) > 1 and dtype == "bfloat16":
-        flat = np.ascontiguousarray(tensor.to_float32().reshape(-1))
-        narrowed: npt.NDArray[Any] = _native.narrow_bfloat16(flat).reshape(tensor.shape)
-        return narrowed
-    if tensor.dtype == "bfloat16":
-        widened: npt.NDArray[Any] = _native.widen_bfloat16(array.reshape(-1)).reshape(tensor.shape)
-        return widened
-    return array if tensor.dtype == "float32" else tensor.to_float32()
+    return config, *native_tensors(opened, config, weights)
 
 
 def _native_config(config: GPT2Config) -> dict[str, Any]:

@@ -3,6 +3,7 @@
     open_weights(path, config)   a directory, a file or a shard index, by content; mapped, nothing copied
     save_safetensors(path, ...)  write the format that all read; save_torch for those who read .bin alone
     check_weights, infer_config  the tensors against a config, and a config from the tensors
+    Scheme                       how a quantised model's matrices are stored; packed.py has the tensors
     hub.py                       from a model's name to a directory (imported only when it is needed)
 
 Nothing here executes anything that a file says. Knows no engine and no PyTorch.
@@ -19,6 +20,7 @@ from gpt2.weights.names import (
 )
 from gpt2.weights.opening import open_weights
 from gpt2.weights.safetensors import read_safetensors, save_safetensors
+from gpt2.weights.scheme import Scheme
 from gpt2.weights.tensor import FLOATS, NUMPY_OF, Tensor, Weights
 from gpt2.weights.torch_write import save_torch
 
@@ -28,6 +30,7 @@ __all__ = [
     "Fingerprint",
     "InferredConfig",
     "Layout",
+    "Scheme",
     "Tensor",
     "Weights",
     "canonical_name",

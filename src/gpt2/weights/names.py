@@ -13,11 +13,14 @@ so.
     h.{i}.mlp.c_fc.weight [C, I], .bias [I]   h.{i}.mlp.c_proj.weight [I, C], .bias [C]
     ln_f.weight, .bias [C]   lm_head.weight [V, C] where the head is not tied
 
+In a quantised model each matrix but wpe is stored as several tensors (packed.py says which).
+
 Knows no file format: it works on the `Weights` that any reader made.
 """
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -27,6 +30,8 @@ import numpy as np
 
 from gpt2.config import KNOWN_SIZES, GPT2Config, known_size
 from gpt2.errors import ConfigError, WeightsError
+from gpt2.weights.packed import SUFFIXES, Stored, check_values, stored_tensors
+from gpt2.weights.scheme import KEY, Scheme
 from gpt2.weights.strict_json import clip
 from gpt2.weights.tensor import FLOATS, Tensor, Weights
 
@@ -98,8 +103,11 @@ def check_weights(weights: Weights, config: GPT2Config, *, finite: bool = False)
 
     A tied model may repeat its head in the file: the bytes must then be those of wte. Not-a-number and
     infinite values are accepted, as by every other reader; finite=True reads every byte and refuses them.
-    Raises WeightsError.
+    Of a quantised model (config.json says so) the tensors are those of packed.py, and their scales and
+    multipliers are always checked. Raises WeightsError, ConfigError.
     """
+    if (scheme := Scheme.of(config)) is not None:
+        return _check_quantised(weights, config, scheme, finite)
     expected = expected_shapes(config)
     # Shapes first: where file and config are of two sizes, a wrong width says more than a missing block.
     for name, shape in expected.items():
@@ -120,7 +128,46 @@ def check_weights(weights: Weights, config: GPT2Config, *, finite: bool = False)
         _check_tied_head(weights)
     if finite:
         for name in expected:
-            _check_finite(weights[name])
+            check_finite(weights[name])
+    return None
+
+
+def _check_quantised(weights: Weights, config: GPT2Config, scheme: Scheme, finite: bool) -> None:
+    said = weights.metadata.get(KEY)
+    if said is not None and said != json.dumps(scheme.to_dict()):
+        raise WeightsError(
+            "the file and config.json differ in how the model is quantised",
+            where=str(weights.path),
+            got=clip(said, 120),
+            expected=json.dumps(scheme.to_dict()),
+            source=f'config.json ("{KEY}")',
+            likely="the config.json belongs to another model",
+        )
+    matrices = dict(stored_tensors(expected_shapes(config), scheme))
+    expected = {name: part for parts in matrices.values() for name, part in parts.items()}
+    for name, part in expected.items():
+        if name in weights and weights[name].shape != part.shape:
+            raise _wrong_shape(weights, config, weights[name], part.shape)
+    _check_names(weights, config, {name: part.shape for name, part in expected.items()})
+    for name, part in expected.items():
+        _check_dtype(weights[name], part)
+    for name, parts in matrices.items():
+        if name not in parts:
+            check_values(weights, name)
+        elif finite:
+            check_finite(weights[name])
+
+
+def _check_dtype(tensor: Tensor, part: Stored) -> None:
+    allowed = (part.dtype,) if part.dtype else FLOATS
+    if tensor.dtype not in allowed:
+        raise WeightsError(
+            f'tensor "{tensor.name}" has the wrong dtype',
+            where=tensor.file or None,
+            got=tensor.dtype,
+            expected=" or ".join(allowed),
+            source=f'config.json ("{KEY}")',
+        )
 
 
 def drop_tied_head(weights: Weights, config: GPT2Config) -> Weights:
@@ -154,7 +201,7 @@ def _check_names(weights: Weights, config: GPT2Config, expected: Mapping[str, Sh
             hint=f"gpt2 inspect {weights.path.name}",
         )
     extra = [name for name in weights if name not in expected]
-    if config.tie_word_embeddings:
+    if config.tie_word_embeddings and "wte.weight" in expected:
         extra = [name for name in extra if name != "lm_head.weight"]
     if extra:
         raise WeightsError(
@@ -199,6 +246,13 @@ def _likely(weights: Weights, config: GPT2Config) -> str | None:
     """ "the file looks like gpt2 (124M), the config like gpt2-medium (355M)", where either is a known
     size."""
     wte, blocks = weights.get("wte.weight"), _count_blocks(weights)
+    packed, asked = any(name.endswith(SUFFIXES) for name in weights), config.extra.get(KEY) is not None
+    if packed != asked:
+        kind = "quantised" if packed else "floating point"
+        says = "says how" if asked else f'has no "{KEY}"'
+        return f"the tensors are {kind}, and config.json {says}"
+    if packed:
+        return None
     if wte is None or wte.array.ndim != 2:
         return "the file does not look like a GPT-2: it has no wte.weight"
     file, ours = known_size(wte.shape[1], blocks), known_size(config.n_embd, config.n_layer)
@@ -244,7 +298,8 @@ def _check_tied_head(weights: Weights) -> None:
     )
 
 
-def _check_finite(tensor: Tensor) -> None:
+def check_finite(tensor: Tensor) -> None:
+    """Read every element and raise WeightsError for the first that is not a number or infinite."""
     if tensor.dtype == "bfloat16":
         bad = (tensor.array & np.uint16(0x7F80)) == np.uint16(0x7F80)
     else:

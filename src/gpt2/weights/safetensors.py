@@ -184,13 +184,16 @@ def save_safetensors(
     path: str | os.PathLike[str],
     tensors: Mapping[str, Array | Tensor],
     metadata: Mapping[str, str] | None = None,
+    *,
+    align: int = 8,
 ) -> Path:
     """Write `tensors` and `metadata`, whole or not at all: a scratch file, synced, then renamed.
 
     Arrays are written in C order. A numpy array has its own dtype; bfloat16 (and float8) need a Tensor, which
     says what its bits mean. The layout is the format library's own: widest dtype first, then by name; the
-    header padded with spaces to a multiple of 8. Raises InvalidRequest (a dtype or name that the format
-    lacks), WeightsError (the disk).
+    header padded with spaces to a multiple of 8. With `align`, a larger power of two, the data begins at a
+    multiple of it, and the tensors whose size is one come first, so that each of them begins at one, too.
+    Raises InvalidRequest (a dtype or name that the format lacks), WeightsError (the disk).
     """
     plan = []
     for name, value in tensors.items():
@@ -201,14 +204,14 @@ def save_safetensors(
                 f"tensor {clip(name)} cannot be written", got=dtype, expected=", ".join(_NAME_OF)
             )
         plan.append((name, _NAME_OF[dtype], array))
-    plan.sort(key=lambda entry: (-_RANK[entry[1]], entry[0]))
+    plan.sort(key=lambda entry: (align > 8 and entry[2].nbytes % align > 0, -_RANK[entry[1]], entry[0]))
     header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata is not None else {}
     end = 0
     for name, code, array in plan:
         header[name] = {"dtype": code, "shape": list(array.shape), "data_offsets": [end, end + array.nbytes]}
         end += array.nbytes
     text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode("utf-8")
-    text += b" " * (-len(text) % 8)
+    text += b" " * (-(8 + len(text)) % align)
     target = Path(path)
     try:
         _write_atomically(target, [struct.pack("<Q", len(text)) + text, *(array for _, _, array in plan)])

@@ -28,7 +28,7 @@ void check_tokens(const std::int32_t* ids, std::size_t count, const Config& conf
 
 Request::Request(const Config& config, std::vector<std::int32_t> ids, sampling::Params params,
                  std::uint32_t alternative)
-    : ids_(std::move(ids)), params_(std::move(params)), alternative_(alternative), cache_(config) {
+    : ids_(std::move(ids)), params_(std::move(params)), alternative_(alternative), cache_(model::CacheShape(config)) {
   check_tokens(ids_.data(), ids_.size(), config);
   check_window(ids_.size(), config);
   sampling::check(params_, static_cast<int>(config.vocab));
@@ -67,7 +67,7 @@ void Engine::run(const std::vector<Pending>& pending, const model::Capture& capt
       const Pending& p = pending[owner];
       const std::size_t count = std::min(p.count - first, model::Model::kMaxRows - rows);
       if (count > 0) {
-        slices.push_back({p.cache, p.ids + first, count});
+        slices.push_back({p.cache->blocks(), p.cache->length(), p.ids + first, count});
         pieces.push_back({owner, first, rows, count});
       }
       rows += count;
@@ -76,6 +76,7 @@ void Engine::run(const std::vector<Pending>& pending, const model::Capture& capt
     }
     if (rows == 0) break;
     model_.forward(slices, capture, poll);
+    for (const Piece& p : pieces) pending[p.owner].cache->set_length(pending[p.owner].cache->length() + p.count);
     done(pieces);
   }
 }
@@ -149,7 +150,7 @@ void Engine::logits(const std::int32_t* ids, std::size_t count, std::size_t firs
   check_tokens(ids, count, config());
   check_window(count, config());
   const std::lock_guard<std::mutex> lock(mutex_);
-  model::Cache cache(config());
+  Cache cache(model_.cache_shape());
   std::vector<std::size_t> rows;
   run({{&cache, ids, count}}, nullptr, poll, [&](const std::vector<Piece>& pieces) {
     const Piece& piece = pieces.front();
@@ -170,7 +171,7 @@ void Engine::score(const std::int32_t* ids, std::size_t count, float* out, const
   constexpr std::size_t kRows = 64;
   const std::size_t v = config().vocab;
   const std::lock_guard<std::mutex> lock(mutex_);
-  model::Cache cache(config());
+  Cache cache(model_.cache_shape());
   std::vector<float> logits(std::min(kRows, count) * v);
   std::vector<std::size_t> rows;
   run({{&cache, ids, count - 1}}, nullptr, poll, [&](const std::vector<Piece>& pieces) {
@@ -192,7 +193,7 @@ void Engine::hidden_states(const std::int32_t* ids, std::size_t count, float* ou
   check_window(count, config());
   const std::lock_guard<std::mutex> lock(mutex_);
   const std::size_t c = config().embd, layers = config().layers;
-  model::Cache cache(config());
+  Cache cache(model_.cache_shape());
   std::size_t done = 0;  // positions of earlier passes
   const auto capture = [&](std::size_t index, const float* rows) {
     const std::size_t n = std::min(model::Model::kMaxRows, count - done);

@@ -13,6 +13,7 @@
 #include <string>
 #include <vector>
 
+#include "engine/cache.h"
 #include "model/forward.h"
 #include "sampling/sampler.h"
 
@@ -50,7 +51,7 @@ class Request {
   std::size_t generated_ = 0, window_start_ = 0;
   sampling::Params params_;
   std::uint32_t alternative_;
-  model::Cache cache_;
+  Cache cache_;
 };
 
 class Engine {
@@ -82,7 +83,7 @@ class Engine {
 
  private:
   struct Pending {
-    model::Cache* cache;
+    Cache* cache;
     const std::int32_t* ids;
     std::size_t count;
   };

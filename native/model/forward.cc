@@ -24,6 +24,7 @@ std::size_t scratch_floats(const Config& c) {
 Model::Model(Config config, Weights weights, const kernels::Kernels& kernels, int threads)
     : config_(config),
       weights_(std::move(weights)),
+      cache_shape_(config),
       kernels_(kernels),
       pool_(threads),
       scratch_size_(scratch_floats(config)),
@@ -39,7 +40,6 @@ void Model::forward(const std::vector<Slice>& slices, const Capture& capture, co
   for (const Slice& s : slices) {
     slice_rows_.push_back(rows);
     rows += s.count;
-    s.cache->reserve(s.cache->length() + s.count);
   }
   plan_attention(slices);
   embed(slices, rows);
@@ -57,7 +57,6 @@ void Model::forward(const std::vector<Slice>& slices, const Capture& capture, co
     linear(inner_.data(), layer.fc_proj, x_.data(), rows, Activation::kNone, true);
     if (capture) capture(i + 1, x_.data());
   }
-  for (const Slice& s : slices) s.cache->set_length(s.cache->length() + s.count);
 }
 
 void Model::plan_attention(const std::vector<Slice>& slices) {
@@ -82,9 +81,8 @@ void Model::embed(const std::vector<Slice>& slices, std::size_t rows) {
   pool_.run(slices.size(), [&](std::size_t s, int) {
     const Slice& slice = slices[s];
     for (std::size_t i = 0; i < slice.count; ++i) {
-      kernels_.embed(wte + static_cast<std::size_t>(slice.ids[i]) * row_bytes,
-                     wpe + (slice.cache->length() + i) * row_bytes, weights_.wte.dtype,
-                     x_.data() + (slice_rows_[s] + i) * config_.embd, config_.embd);
+      kernels_.embed(wte + static_cast<std::size_t>(slice.ids[i]) * row_bytes, wpe + (slice.start + i) * row_bytes,
+                     weights_.wte.dtype, x_.data() + (slice_rows_[s] + i) * config_.embd, config_.embd);
     }
   });
   (void)rows;
@@ -136,7 +134,9 @@ void Model::write_cache(const std::vector<Slice>& slices, std::size_t layer) {
     const std::size_t s = task / heads, head = task % heads;
     for (std::size_t i = 0; i < slices[s].count; ++i) {
       const float* row = qkv_.data() + (slice_rows_[s] + i) * 3 * c + head * d;
-      slices[s].cache->write(layer, head, slices[s].cache->length() + i, row + c, row + 2 * c);
+      const std::size_t position = slices[s].start + i;
+      cache_shape_.write(slices[s].blocks[position / kernels::kBlock], layer, head, position % kernels::kBlock, row + c,
+                         row + 2 * c);
     }
   });
 }
@@ -153,12 +153,12 @@ void Model::attend(const std::vector<Slice>& slices, std::size_t layer) {
     kernels::Attention a = {};
     a.q = qkv_.data() + row * 3 * c + task.head * d;
     a.ldq = 3 * c;
-    a.blocks = slice.cache->blocks();
-    a.offset = slice.cache->offset(layer, task.head);
+    a.blocks = reinterpret_cast<const float* const*>(slice.blocks);
+    a.offset = cache_shape_.offset(layer, task.head) / sizeof(float);
     a.out = normed_.data() + row * c + task.head * d;
     a.ldo = c;
     a.m = task.count;
-    a.start = slice.cache->length() + task.first;
+    a.start = slice.start + task.first;
     a.head_dim = d;
     a.scale = scale;
     a.scratch = scratch(thread);

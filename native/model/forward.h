@@ -11,22 +11,15 @@
 #include "base/aligned.h"
 #include "base/thread_pool.h"
 #include "kernels/table.h"
-#include "model/cache.h"
+#include "model/kv_blocks.h"
 #include "model/weights.h"
 
 namespace gpt2::model {
 
-// The next `count` tokens of one sequence; they go to positions cache->length() .. + count.
-struct Slice {
-  Cache* cache;
-  const std::int32_t* ids;
-  std::size_t count;
-};
-
 // Receives the residual stream: after the embedding (index 0) and after each block (1 .. L), rows [M, C].
 using Capture = std::function<void(std::size_t index, const float* rows)>;
 
-// Called between layers of a large pass; may throw to abandon it, which leaves every cache as it was.
+// Called between layers of a large pass; may throw to abandon it: then the new positions hold nothing of use.
 using Poll = std::function<void()>;
 
 class Model {
@@ -38,10 +31,11 @@ class Model {
 
   const Config& config() const { return config_; }
   const Weights& weights() const { return weights_; }
+  const CacheShape& cache_shape() const { return cache_shape_; }
   ThreadPool& pool() { return pool_; }
 
-  // Runs the slices (together at most kMaxRows tokens, ids already checked, a cache at most once) and advances their
-  // caches. The residual stream stays inside for logits() and normalised() until the next call.
+  // Runs the slices (together at most kMaxRows tokens, ids already checked, a sequence at most once) and fills their
+  // new positions. The residual stream stays inside for logits() and normalised() until the next call.
   void forward(const std::vector<Slice>& slices, const Capture& capture, const Poll& poll);
 
   // Logits of some rows of the last forward pass, [rows.size(), V], rows at most kMaxRows.
@@ -65,6 +59,7 @@ class Model {
 
   Config config_;
   Weights weights_;
+  CacheShape cache_shape_;
   const kernels::Kernels& kernels_;
   ThreadPool pool_;
   std::size_t scratch_size_;

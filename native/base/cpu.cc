@@ -1,5 +1,9 @@
 #include "base/cpu.h"
 
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
+
 #include "base/errors.h"
 
 namespace gpt2 {
@@ -24,6 +28,18 @@ std::string names(const std::vector<Isa>& isas) {
 }
 
 }  // namespace
+
+#if defined(__x86_64__)
+bool has_avx512_vnni() { return has_avx512() && __builtin_cpu_supports("avx512vnni"); }
+// Leaf 7, subleaf 1, EAX bit 4; older compilers' __builtin_cpu_supports does not know the name.
+bool has_avx_vnni() {
+  unsigned a = 0, b = 0, c = 0, d = 0;
+  return has_avx2() && __get_cpuid_count(7, 1, &a, &b, &c, &d) != 0 && (a >> 4 & 1) != 0;
+}
+#else
+bool has_avx512_vnni() { return false; }
+bool has_avx_vnni() { return false; }
+#endif
 
 const char* isa_name(Isa isa) {
   switch (isa) {

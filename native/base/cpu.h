@@ -12,6 +12,10 @@ const char* isa_name(Isa isa);
 // The instruction sets that this build has and this CPU and operating system can run, slowest first.
 std::vector<Isa> available_isas();
 
+// Integer products of bytes in one instruction, beside AVX2 and beside AVX-512.
+bool has_avx_vnni();
+bool has_avx512_vnni();
+
 // name: "auto" or "" for the fastest available, else "generic", "avx2", "avx512". Throws kEngine for a name that is
 // unknown, or that this machine lacks.
 Isa choose_isa(const std::string& name);

@@ -37,6 +37,7 @@ Config config_from(const nb::dict& d) {
   c.scale_attn_weights = nb::cast<bool>(d["scale_attn_weights"]);
   c.scale_by_layer = nb::cast<bool>(d["scale_attn_by_inverse_layer_idx"]);
   c.tied = nb::cast<bool>(d["tie_word_embeddings"]);
+  c.cache = model::cache_dtype_named(nb::cast<std::string>(d["cache"]));
   return c;
 }
 
@@ -48,11 +49,15 @@ Tensors tensors_from(const nb::dict& d) {
     Tensor t;
     t.data = array.data();
     if (array.dtype() == nb::dtype<float>()) {
-      t.dtype = kernels::DType::kF32;
+      t.type = model::Element::kF32;
     } else if (array.dtype() == nb::dtype<std::uint16_t>()) {
-      t.dtype = kernels::DType::kBF16;
+      t.type = model::Element::kBF16;
+    } else if (array.dtype() == nb::dtype<std::int8_t>()) {
+      t.type = model::Element::kI8;
+    } else if (array.dtype() == nb::dtype<std::uint8_t>()) {
+      t.type = model::Element::kU8;
     } else {
-      throw Error(ErrorKind::kWeights, "tensor " + name, "another dtype", "float32, or bfloat16 as uint16");
+      throw Error(ErrorKind::kWeights, "tensor " + name, "another dtype", "float32, bfloat16 as uint16, int8 or uint8");
     }
     for (std::size_t i = 0; i < array.ndim(); ++i) t.shape.push_back(array.shape(i));
     out.emplace(name, std::move(t));

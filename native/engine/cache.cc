@@ -18,7 +18,7 @@ void Cache::reserve(std::size_t length) {
   blocks_.reserve(want);
   pointers_.reserve(want);
   while (blocks_.size() < want) {
-    blocks_.emplace_back(block_bytes_ / sizeof(float));
+    blocks_.emplace_back(block_bytes_);
     pointers_.push_back(blocks_.back().data());
   }
 }

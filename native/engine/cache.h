@@ -23,13 +23,13 @@ class Cache {
   void reserve(std::size_t length);
   void set_length(std::size_t length) { length_ = length; }  // after a forward pass has filled them, or to forget
 
-  void* const* blocks() const { return pointers_.data(); }
+  std::byte* const* blocks() const { return pointers_.data(); }
 
  private:
   std::size_t block_bytes_;
   std::size_t length_ = 0;
-  std::vector<AlignedFloats> blocks_;
-  std::vector<void*> pointers_;
+  std::vector<AlignedBytes> blocks_;
+  std::vector<std::byte*> pointers_;
 };
 
 }  // namespace gpt2

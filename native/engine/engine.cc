@@ -46,9 +46,7 @@ void Request::slide(std::size_t keep) {
 }
 
 Engine::Engine(const Config& config, const Tensors& tensors, const std::string& isa, int threads)
-    : isa_(choose_isa(isa)),
-      threads_(threads),
-      model_(config, model::collect(config, tensors), kernels::kernels_for(isa_), threads) {
+    : isa_(choose_isa(isa)), threads_(threads), model_(config, tensors, kernels::kernels_for(isa_), threads) {
   for (int t = 0; t < threads; ++t) samplers_.emplace_back(static_cast<int>(config.vocab));
 }
 

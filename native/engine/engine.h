@@ -56,7 +56,8 @@ class Request {
 
 class Engine {
  public:
-  // isa: "auto", "generic", "avx2", "avx512"; threads >= 1. The memory behind `tensors` must outlive the engine. Throws
+  // isa: "auto", "generic", "avx2", "avx512"; threads >= 1. The memory behind `tensors` must outlive the engine:
+  // quantised matrices and float embeddings are read where they lie. Throws
   // kWeights, kEngine, kInvalidRequest.
   Engine(const Config& config, const Tensors& tensors, const std::string& isa, int threads);
 

@@ -1,26 +1,23 @@
 // y = act(x . W + b), or y += x . W + b: float32 activations, float32 or bfloat16 weights, float32 accumulation.
 //
-// Why two layouts: GPT-2's Conv1D weights lie as [k, n] (input first), the embedding that is also the head as [n, k].
-// Both are used as they lie in the mapped file; nothing is repacked at load, so a model is ready when it is mapped. For
-// one row (decoding) each weight byte is read once and memory bandwidth is the limit; for many rows (prefill) panels of
-// W are copied into `scratch` and a register tile makes arithmetic the limit.
+// Why packed: for one row (decoding) each weight byte is read once, and four sequential streams of whole lines reach
+// the memory's bandwidth; for many rows (prefill) a panel of four tiles stays in the second-level cache while a
+// register tile makes arithmetic the limit. The same lines serve every instruction set (types.h).
 //
 //   x     [m, k]  float32, row stride ldx
-//   w     kn: [k, n] row stride ldw        nk: [n, k] row stride ldw          (strides in elements)
+//   w     packed tiles of float32 or bfloat16 (types.h), 64-byte aligned
 //   bias  [n]     float32 or nullptr
 //   y     [m, n]  float32, row stride ldy, overlaps nothing
-//   columns [first, last) of y are computed; the caller splits them among threads
-//   scratch: matmul_scratch(m) floats, 64-byte aligned, one per thread (kn only)
+//   columns [first, last) of y are computed, first a multiple of kTile; the caller splits them among threads
+//   scratch: matmul_scratch(m) floats, 64-byte aligned, one per thread
 //
 // Maths:   y[i][j] = act(bias[j] + sum_t x[i][t] w(t, j))      accumulate = false
 //          y[i][j] = y[i][j] + (bias[j] + sum_t ...)           accumulate = true, no activation
-// Order:   kn sums over t = 0, 1, 2 ... in one chain; nk keeps one chain per vector lane (t mod width) and adds the
-// lanes in a
-//          fixed tree. Neither depends on m, on the columns asked for, or on the thread: a row of a batch equals the
-//          row alone.
+// Order:   one chain of fused multiply-adds over t = 0, 1, 2 ..., whatever m, the columns, the thread and the
+//          instruction set are: a row of a batch equals the row alone, and generic equals AVX-512.
 // Error:   |y - exact| <= (k + 4) u (|bias| + sum_t |x w|) / (1 - (k + 4) u),  u = 2^-24, before the activation
 //          (Higham, Accuracy and Stability of Numerical Algorithms, 3.1); plus u |y_before| when accumulating.
-// Truth:   generic/kernels.cc. Test: tests/kernels_test.cc.
+// Truth:   generic/matmul.cc. Test: tests/kernels_test.cc.
 #pragma once
 #include "kernels/types.h"
 
@@ -31,7 +28,6 @@ struct Matmul {
   std::size_t ldx;
   const void* w;
   DType dtype;
-  std::size_t ldw;
   const float* bias;
   float* y;
   std::size_t ldy;
@@ -43,12 +39,12 @@ struct Matmul {
 };
 using MatmulFn = void (*)(const Matmul&);
 
-// The widest panel of columns that a kernel keeps in registers, and the rows of W that it copies at a time: 384 x 64
-// float32 are 96 KiB, which stays in a second-level cache beside the strip of x.
+// The columns that are worked on together, and the k of a panel that stays in the second-level cache for many rows: 384
+// x 64 float32 are 96 KiB.
 inline constexpr std::size_t kPanel = 64;
 inline constexpr std::size_t kDepth = 384;
 
-// Floats of scratch for one thread: a panel of W and the sums of m rows, or the sums of a few rows over many columns.
-inline constexpr std::size_t matmul_scratch(std::size_t m) { return kDepth * kPanel + m * kPanel; }
+// Floats of scratch for one thread: the sums of m rows over a panel.
+inline constexpr std::size_t matmul_scratch(std::size_t m) { return m * kPanel; }
 
 }  // namespace gpt2::kernels

@@ -2,13 +2,19 @@
 
 namespace gpt2::kernels {
 
-const Kernels& kernels_for(Isa isa) {
+Kernels kernels_for(Isa isa) {
+  Kernels table = generic::kTable;
 #if defined(__x86_64__)
-  if (isa == Isa::kAvx512) return avx512::kTable;
-  if (isa == Isa::kAvx2) return avx2::kTable;
+  if (isa == Isa::kAvx512) {
+    table = avx512::kTable;
+    if (has_avx512_vnni()) table.matmul_q = avx512vnni::kMatmulQ;
+  } else if (isa == Isa::kAvx2) {
+    table = avx2::kTable;
+    if (has_avx_vnni()) table.matmul_q = avxvnni::kMatmulQ;
+  }
 #endif
   (void)isa;
-  return generic::kTable;
+  return table;
 }
 
 }  // namespace gpt2::kernels

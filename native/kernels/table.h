@@ -3,29 +3,37 @@
 #include "base/cpu.h"
 #include "kernels/attention.h"
 #include "kernels/matmul.h"
+#include "kernels/matmul_q.h"
 #include "kernels/rows.h"
 
 namespace gpt2::kernels {
 
 struct Kernels {
-  MatmulFn matmul_kn;
-  MatmulFn matmul_nk;
+  MatmulFn matmul;
+  MatmulQFn matmul_q;
   AttentionFn attention;
   LayerNormFn layer_norm;
-  EmbedFn embed;
   ActivateFn activate;
+  QuantizeFn quantize;
 };
 
-const Kernels& kernels_for(Isa isa);
+Kernels kernels_for(Isa isa);
 
+// One table per set of native/kernels; a set's integer products may come in a faster form that only some CPUs have.
 namespace generic {
 extern const Kernels kTable;
 }
 namespace avx2 {
 extern const Kernels kTable;
 }
+namespace avxvnni {
+extern const MatmulQFn kMatmulQ;
+}
 namespace avx512 {
 extern const Kernels kTable;
+}
+namespace avx512vnni {
+extern const MatmulQFn kMatmulQ;
 }
 
 }  // namespace gpt2::kernels

@@ -13,26 +13,48 @@ using kernels::Activation;
 constexpr std::size_t kTaskRows = 8 * kernels::kQueryRows;
 // Passes with more rows than this last long enough that a person would notice a late Ctrl-C.
 constexpr std::size_t kPollRows = 16;
+// Rows of one task of the kernels that work row by row.
+constexpr std::size_t kRowTask = 16;
 
-std::size_t scratch_floats(const Config& c) {
-  return kernels::round_up(std::max(kernels::matmul_scratch(Model::kMaxRows), kernels::attention_scratch(c.positions)),
-                           16);
+// The widest input of an integer layer, as its codes are stored; 0 when all weights are floats.
+std::size_t widest(const Weights& w) {
+  std::size_t width = 0;
+  const auto see = [&](const Linear& l) {
+    if (l.integer()) width = std::max(width, l.padded_k());
+  };
+  see(w.head);
+  for (const Layer& l : w.layers) see(l.attn), see(l.attn_proj), see(l.fc), see(l.fc_proj);
+  return width;
+}
+
+std::size_t scratch_floats(const Config& c, std::size_t width) {
+  const std::size_t floats =
+      std::max(kernels::matmul_scratch(Model::kMaxRows), kernels::attention_scratch(c.positions));
+  const std::size_t bytes = width == 0 ? 0 : kernels::matmul_q_scratch(Model::kMaxRows, width);
+  return kernels::round_up(std::max(floats, bytes / sizeof(float)), 16);
 }
 
 }  // namespace
 
-Model::Model(Config config, Weights weights, const kernels::Kernels& kernels, int threads)
+Model::Model(const Config& config, const Tensors& tensors, const kernels::Kernels& kernels, int threads)
     : config_(config),
-      weights_(std::move(weights)),
       cache_shape_(config),
       kernels_(kernels),
       pool_(threads),
-      scratch_size_(scratch_floats(config)),
-      scratch_(scratch_size_ * static_cast<std::size_t>(threads)),
       x_(kMaxRows * config.embd),
       normed_(kMaxRows * config.embd),
       qkv_(kMaxRows * 3 * config.embd),
-      inner_(kMaxRows * std::max(config.inner, config.embd)) {}
+      inner_(kMaxRows * std::max(config.inner, config.embd)) {
+  collect(config, tensors, kernels_, pool_, weights_);
+  width_ = widest(weights_);
+  scratch_size_ = scratch_floats(config, width_);
+  scratch_ = AlignedFloats(scratch_size_ * static_cast<std::size_t>(threads));
+  if (width_ == 0) return;
+  codes_ = AlignedBytes(kMaxRows * width_);
+  code_sums_.resize(kMaxRows * (width_ / kernels::kSumRun));
+  code_zeros_.resize(kMaxRows);
+  code_scales_.resize(kMaxRows);
+}
 
 void Model::forward(const std::vector<Slice>& slices, const Capture& capture, const Poll& poll) {
   std::size_t rows = 0;
@@ -42,18 +64,20 @@ void Model::forward(const std::vector<Slice>& slices, const Capture& capture, co
     rows += s.count;
   }
   plan_attention(slices);
-  embed(slices, rows);
+  embed(slices);
   if (capture) capture(0, x_.data());
   for (std::size_t i = 0; i < config_.layers; ++i) {
     if (poll && rows > kPollRows) poll();
     const Layer& layer = weights_.layers[i];
-    norm(x_.data(), layer.ln_1_gain, layer.ln_1_bias, normed_.data(), rows);
+    norm(x_.data(), layer.ln_1_gain, layer.ln_1_bias, normed_.data(), rows, &layer.attn);
     linear(normed_.data(), layer.attn, qkv_.data(), rows, Activation::kNone, false);
     write_cache(slices, i);
     attend(slices, i);
+    quantize(normed_.data(), layer.attn_proj, rows);
     linear(normed_.data(), layer.attn_proj, x_.data(), rows, Activation::kNone, true);
-    norm(x_.data(), layer.ln_2_gain, layer.ln_2_bias, normed_.data(), rows);
+    norm(x_.data(), layer.ln_2_gain, layer.ln_2_bias, normed_.data(), rows, &layer.fc);
     linear(normed_.data(), layer.fc, inner_.data(), rows, config_.activation, false);
+    quantize(inner_.data(), layer.fc_proj, rows);
     linear(inner_.data(), layer.fc_proj, x_.data(), rows, Activation::kNone, true);
     if (capture) capture(i + 1, x_.data());
   }
@@ -74,57 +98,86 @@ void Model::plan_attention(const std::vector<Slice>& slices) {
   if (tasks_.size() > config_.heads * slices.size()) std::reverse(tasks_.begin(), tasks_.end());
 }
 
-void Model::embed(const std::vector<Slice>& slices, std::size_t rows) {
-  const std::size_t row_bytes = config_.embd * kernels::dtype_size(weights_.wte.dtype);
-  const auto* wte = static_cast<const char*>(weights_.wte.data);
-  const auto* wpe = static_cast<const char*>(weights_.wpe.data);
+void Model::embed(const std::vector<Slice>& slices) {
+  const std::size_t c = config_.embd;
   pool_.run(slices.size(), [&](std::size_t s, int) {
     const Slice& slice = slices[s];
     for (std::size_t i = 0; i < slice.count; ++i) {
-      kernels_.embed(wte + static_cast<std::size_t>(slice.ids[i]) * row_bytes, wpe + (slice.start + i) * row_bytes,
-                     weights_.wte.dtype, x_.data() + (slice_rows_[s] + i) * config_.embd, config_.embd);
+      float* row = x_.data() + (slice_rows_[s] + i) * c;
+      weights_.wte.read(static_cast<std::size_t>(slice.ids[i]), row, c, false);
+      weights_.wpe.read(slice.start + i, row, c, true);
     }
   });
-  (void)rows;
 }
 
-void Model::norm(const float* x, const Vector& gain, const Vector& bias, float* y, std::size_t rows) {
-  constexpr std::size_t kChunk = 16;
+void Model::norm(const float* x, const Vector& gain, const Vector& bias, float* y, std::size_t rows,
+                 const Linear* next) {
   const std::size_t n = config_.embd;
-  pool_.run((rows + kChunk - 1) / kChunk, [&](std::size_t task, int) {
-    const std::size_t last = std::min(rows, (task + 1) * kChunk);
-    for (std::size_t i = task * kChunk; i < last; ++i) {
+  pool_.run((rows + kRowTask - 1) / kRowTask, [&](std::size_t task, int) {
+    const std::size_t last = std::min(rows, (task + 1) * kRowTask);
+    for (std::size_t i = task * kRowTask; i < last; ++i) {
       kernels_.layer_norm(x + i * n, gain.data(), bias.data(), config_.epsilon, y + i * n, n);
+      if (next != nullptr && next->integer()) quantize_row(y + i * n, *next, i);
     }
   });
+}
+
+void Model::quantize(const float* x, const Linear& next, std::size_t rows) {
+  if (!next.integer()) return;
+  pool_.run((rows + kRowTask - 1) / kRowTask, [&](std::size_t task, int) {
+    const std::size_t last = std::min(rows, (task + 1) * kRowTask);
+    for (std::size_t i = task * kRowTask; i < last; ++i) quantize_row(x + i * next.k, next, i);
+  });
+}
+
+void Model::quantize_row(const float* x, const Linear& next, std::size_t row) {
+  auto* codes = reinterpret_cast<std::uint8_t*>(codes_.data()) + row * width_;
+  std::int32_t* sums = code_sums_.data() + row * (width_ / kernels::kSumRun);
+  const kernels::Quantized q = kernels_.quantize(x, next.k, next.padded_k(), codes, sums);
+  code_scales_[row] = q.scale;
+  code_zeros_[row] = q.zero;
 }
 
 void Model::linear(const float* x, const Linear& layer, float* y, std::size_t rows, Activation activation,
                    bool accumulate) {
-  const std::size_t k = layer.weight.shape[0], n = layer.weight.shape[1];
-  // A few rows read W in long runs, one or two per thread; many rows work panel by panel.
-  const auto threads = static_cast<std::size_t>(pool_.threads());
-  const std::size_t share = kernels::round_up((n + threads - 1) / threads, kernels::kPanel);
-  const std::size_t columns =
-      rows < 12 ? std::max(share / 2 / kernels::kPanel * kernels::kPanel, kernels::kPanel) : kernels::kPanel;
+  const std::size_t n = layer.n, columns = kernels::kPanel;
   pool_.run((n + columns - 1) / columns, [&](std::size_t task, int thread) {
-    kernels::Matmul a = {};
-    a.x = x;
-    a.ldx = k;
-    a.w = layer.weight.data;
-    a.dtype = layer.weight.dtype;
-    a.ldw = n;
-    a.bias = layer.bias.data();
-    a.y = y;
-    a.ldy = n;
-    a.m = rows;
-    a.k = k;
-    a.first = task * columns;
-    a.last = std::min(n, a.first + columns);
-    a.activation = activation;
-    a.accumulate = accumulate;
-    a.scratch = scratch(thread);
-    kernels_.matmul_kn(a);
+    const auto fill = [&](auto& a) {
+      a.w = layer.data;
+      a.dtype = layer.dtype;
+      a.bias = layer.bias.empty() ? nullptr : layer.bias.data();
+      a.y = y;
+      a.ldy = n;
+      a.m = rows;
+      a.k = layer.k;
+      a.first = task * columns;
+      a.last = std::min(n, a.first + columns);
+      a.activation = activation;
+      a.accumulate = accumulate;
+      a.scratch = scratch(thread);
+    };
+    if (!layer.integer()) {
+      kernels::Matmul a = {};
+      fill(a);
+      a.x = x;
+      a.ldx = layer.k;
+      return kernels_.matmul(a);
+    }
+    kernels::MatmulQ a = {};
+    fill(a);
+    a.x = reinterpret_cast<const std::uint8_t*>(codes_.data());
+    a.ldx = width_;
+    a.xscale = code_scales_.data();
+    a.xzero = code_zeros_.data();
+    a.xsums = code_sums_.data();
+    a.ldsums = width_ / kernels::kSumRun;
+    a.mult = layer.mult;
+    a.offset = layer.offset;
+    a.group = layer.group;
+    a.scale = layer.scale.data();
+    a.wsum = layer.sums.data();
+    a.zero = layer.zero.empty() ? nullptr : layer.zero.data();
+    kernels_.matmul_q(a);
   });
 }
 
@@ -135,8 +188,8 @@ void Model::write_cache(const std::vector<Slice>& slices, std::size_t layer) {
     for (std::size_t i = 0; i < slices[s].count; ++i) {
       const float* row = qkv_.data() + (slice_rows_[s] + i) * 3 * c + head * d;
       const std::size_t position = slices[s].start + i;
-      cache_shape_.write(slices[s].blocks[position / kernels::kBlock], layer, head, position % kernels::kBlock, row + c,
-                         row + 2 * c);
+      std::byte* at = slices[s].blocks[position / kernels::kBlock] + cache_shape_.offset(layer, head);
+      kernels::write_head(cache_shape_.head, at, position % kernels::kBlock, row + c, row + 2 * c);
     }
   });
 }
@@ -153,13 +206,13 @@ void Model::attend(const std::vector<Slice>& slices, std::size_t layer) {
     kernels::Attention a = {};
     a.q = qkv_.data() + row * 3 * c + task.head * d;
     a.ldq = 3 * c;
-    a.blocks = reinterpret_cast<const float* const*>(slice.blocks);
-    a.offset = cache_shape_.offset(layer, task.head) / sizeof(float);
+    a.blocks = slice.blocks;
+    a.offset = cache_shape_.offset(layer, task.head);
     a.out = normed_.data() + row * c + task.head * d;
     a.ldo = c;
     a.m = task.count;
+    a.layout = cache_shape_.head;
     a.start = slice.start + task.first;
-    a.head_dim = d;
     a.scale = scale;
     a.scratch = scratch(thread);
     kernels_.attention(a);
@@ -167,31 +220,21 @@ void Model::attend(const std::vector<Slice>& slices, std::size_t layer) {
 }
 
 void Model::normalised(std::size_t first, std::size_t count, float* out) {
-  norm(x_.data() + first * config_.embd, weights_.ln_f_gain, weights_.ln_f_bias, out, count);
+  norm(x_.data() + first * config_.embd, weights_.ln_f_gain, weights_.ln_f_bias, out, count, nullptr);
 }
 
 void Model::logits(const std::vector<std::size_t>& rows, float* out) {
-  const std::size_t c = config_.embd, v = config_.vocab;
-  for (std::size_t i = 0; i < rows.size(); ++i) {
-    kernels_.layer_norm(x_.data() + rows[i] * c, weights_.ln_f_gain.data(), weights_.ln_f_bias.data(), config_.epsilon,
-                        normed_.data() + i * c, c);
-  }
-  const std::size_t columns = 512;
-  pool_.run((v + columns - 1) / columns, [&](std::size_t task, int) {
-    kernels::Matmul a = {};
-    a.x = normed_.data();
-    a.ldx = c;
-    a.w = weights_.head.data;
-    a.dtype = weights_.head.dtype;
-    a.ldw = c;
-    a.y = out;
-    a.ldy = v;
-    a.m = rows.size();
-    a.k = c;
-    a.first = task * columns;
-    a.last = std::min(v, a.first + columns);
-    kernels_.matmul_nk(a);
+  const std::size_t c = config_.embd;
+  const Linear& head = weights_.head;
+  pool_.run((rows.size() + kRowTask - 1) / kRowTask, [&](std::size_t task, int) {
+    for (std::size_t i = task * kRowTask; i < std::min(rows.size(), (task + 1) * kRowTask); ++i) {
+      float* row = normed_.data() + i * c;
+      kernels_.layer_norm(x_.data() + rows[i] * c, weights_.ln_f_gain.data(), weights_.ln_f_bias.data(),
+                          config_.epsilon, row, c);
+      if (head.integer()) quantize_row(row, head, i);
+    }
   });
+  linear(normed_.data(), head, out, rows.size(), Activation::kNone, false);
 }
 
 }  // namespace gpt2::model

@@ -27,7 +27,8 @@ class Model {
   // The most rows of one pass: enough for the register tiles to be busy, few enough to be interrupted soon.
   static constexpr std::size_t kMaxRows = 256;
 
-  Model(Config config, Weights weights, const kernels::Kernels& kernels, int threads);
+  // Packs the tensors, in parallel; quantised ones and float embeddings are used where they lie.
+  Model(const Config& config, const Tensors& tensors, const kernels::Kernels& kernels, int threads);
 
   const Config& config() const { return config_; }
   const Weights& weights() const { return weights_; }
@@ -49,8 +50,12 @@ class Model {
     std::uint32_t slice, head, first, count;
   };
   void plan_attention(const std::vector<Slice>& slices);
-  void embed(const std::vector<Slice>& slices, std::size_t rows);
-  void norm(const float* x, const Vector& gain, const Vector& bias, float* y, std::size_t rows);
+  void embed(const std::vector<Slice>& slices);
+  // y = LN(x), and the quantised rows if `next`, which will read y, has integer weights.
+  void norm(const float* x, const Vector& gain, const Vector& bias, float* y, std::size_t rows, const Linear* next);
+  void quantize(const float* x, const Linear& next, std::size_t rows);
+  void quantize_row(const float* x, const Linear& next, std::size_t row);
+  // x is the input of a float layer; one with integer weights takes the rows that were quantised last.
   void linear(const float* x, const Linear& layer, float* y, std::size_t rows, kernels::Activation activation,
               bool accumulate);
   void write_cache(const std::vector<Slice>& slices, std::size_t layer);
@@ -60,10 +65,15 @@ class Model {
   Config config_;
   Weights weights_;
   CacheShape cache_shape_;
-  const kernels::Kernels& kernels_;
+  const kernels::Kernels kernels_;
   ThreadPool pool_;
   std::size_t scratch_size_;
   AlignedFloats scratch_, x_, normed_, qkv_, inner_;
+  // Quantised rows (kernels/rows.h): codes [M, width_], sums [M, width_ / 32], one scale and zero per row.
+  std::size_t width_ = 0;
+  AlignedBytes codes_;
+  std::vector<std::int32_t> code_sums_, code_zeros_;
+  std::vector<float> code_scales_;
   std::vector<std::size_t> slice_rows_;  // the first row of each slice
   std::vector<Task> tasks_;
 };

@@ -37,7 +37,7 @@ struct Storage {
     std::vector<float>& values = data[name];
     values.resize(n);
     for (float& v : values) v = normal(bits);
-    tensors[name] = {values.data(), kernels::DType::kF32, std::move(shape)};
+    tensors[name] = {values.data(), model::Element::kF32, std::move(shape)};
   }
 
   explicit Storage(const Config& c) {

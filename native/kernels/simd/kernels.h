@@ -2,7 +2,7 @@
 #pragma once
 #include "kernels/simd/attention.h"
 #include "kernels/simd/math.h"
-#include "kernels/simd/matmul.h"
+#include "kernels/simd/matmul_q.h"
 #include "kernels/table.h"
 
 namespace gpt2::kernels::simd {
@@ -11,42 +11,64 @@ template <class V>
 void layer_norm(const float* x, const float* gain, const float* bias, float epsilon, float* y, std::size_t n) {
   using F = typename V::F;
   F sum = V::zero();
-  for (std::size_t j = 0; j < n; j += V::kWidth) sum = V::add(sum, V::load(x + j, V::mask(n - j)));
+  for (std::size_t j = 0; j < n; j += kLanes) sum = V::add(sum, V::load(x + j, V::mask(n - j)));
   const F mean = V::set(sum_lanes<V>(sum) / static_cast<float>(n));
   F squares = V::zero();
-  for (std::size_t j = 0; j < n; j += V::kWidth) {
+  for (std::size_t j = 0; j < n; j += kLanes) {
     const typename V::Mask m = V::mask(n - j);
     const F centred = V::select(m, V::sub(V::load(x + j, m), mean), V::zero());
     squares = V::fma(centred, centred, squares);
   }
   const float variance = sum_lanes<V>(squares) / static_cast<float>(n);
   const F inverse = V::set(1.0f / __builtin_sqrtf(variance + epsilon));
-  for (std::size_t j = 0; j < n; j += V::kWidth) {
+  for (std::size_t j = 0; j < n; j += kLanes) {
     const typename V::Mask m = V::mask(n - j);
     const F centred = V::mul(V::sub(V::load(x + j, m), mean), inverse);
     V::store(y + j, V::fma(centred, V::load(gain + j, m), V::load(bias + j, m)), m);
   }
 }
 
-template <class V, class W>
-inline void add_rows(const W* token, const W* position, float* y, std::size_t n) {
-  for (std::size_t j = 0; j < n; j += V::kWidth) {
-    const typename V::Mask m = V::mask(n - j);
-    V::store(y + j, V::add(V::load(token + j, m), V::load(position + j, m)), m);
+template <class V>
+inline typename V::F lowest_and_highest(const float* x, std::size_t n, float& low, float& high) {
+  using F = typename V::F;
+  F least = V::zero(), most = V::zero(), odd = V::zero();
+  for (std::size_t j = 0; j < n; j += kLanes) {
+    const F v = V::load(x + j, V::mask(n - j));
+    least = V::min(v, least);
+    most = V::max(v, most);
+    odd = V::add(odd, V::sub(v, v));  // 0, or NaN once something is not finite
   }
+  low = -max_lanes<V>(V::sub(V::zero(), least));
+  high = max_lanes<V>(most);
+  return odd;
 }
 
 template <class V>
-void embed(const void* token, const void* position, DType dtype, float* y, std::size_t n) {
-  if (dtype == DType::kF32) {
-    return add_rows<V>(static_cast<const float*>(token), static_cast<const float*>(position), y, n);
+Quantized quantize(const float* x, std::size_t n, std::size_t padded, std::uint8_t* q, std::int32_t* sums) {
+  using F = typename V::F;
+  float low, high;
+  const float odd = sum_lanes<V>(lowest_and_highest<V>(x, n, low, high));
+  Quantized out = quantized_range(low, high, odd);
+  const float inverse = out.scale > 0.0f ? 1.0f / out.scale : 0.0f;  // NaN > 0 is false
+  const F factor = V::set(inverse <= 3.402823466e38f ? inverse : 0.0f);
+  const F zero = V::set(static_cast<float>(out.zero));
+  const bool bad = !(odd == 0.0f);
+  for (std::size_t j = 0; j < padded; j += kLanes) {
+    F v = V::zero();
+    if (j < n && !bad) {
+      const typename V::Mask m = V::mask(n - j);
+      v = V::add(V::round(V::mul(V::load(x + j, m), factor)), zero);
+      v = V::select(m, V::min(V::max(v, V::zero()), V::set(255.0f)), V::zero());
+    }
+    V::store_u8(q + j, v);
   }
-  add_rows<V>(static_cast<const std::uint16_t*>(token), static_cast<const std::uint16_t*>(position), y, n);
+  for (std::size_t g = 0; g < padded / kSumRun; ++g) sums[g] = V::sum_run(q + g * kSumRun);
+  return out;
 }
 
-template <class V>
+template <class V, class Q>
 constexpr Kernels table() {
-  return {matmul_kn<V>, matmul_nk<V>, attention<V>, layer_norm<V>, embed<V>, activate<V>};
+  return {matmul<V>, matmul_q<V, Q>, attention<V>, layer_norm<V>, activate<V>, quantize<V>};
 }
 
 }  // namespace gpt2::kernels::simd

@@ -31,12 +31,12 @@ inline typename V::F exp(typename V::F x) {
   return V::mul(V::mul(p, V::exp2_whole(half)), V::exp2_whole(V::sub(n, half)));
 }
 
-// The sum of the lanes, by halves: ((0 + W/2) + (W/4 ...)) ... the same tree always.
+// The sum of the lanes, by halves: (0 + 8) + (4 + 12) ... the same tree always.
 template <class V>
 inline float sum_lanes(typename V::F v) {
-  alignas(64) float lanes[V::kWidth];
+  alignas(64) float lanes[kLanes];
   V::store(lanes, v);
-  for (std::size_t half = V::kWidth / 2; half > 0; half /= 2) {
+  for (std::size_t half = kLanes / 2; half > 0; half /= 2) {
     for (std::size_t i = 0; i < half; ++i) lanes[i] += lanes[i + half];
   }
   return lanes[0];
@@ -44,10 +44,10 @@ inline float sum_lanes(typename V::F v) {
 
 template <class V>
 inline float max_lanes(typename V::F v) {
-  alignas(64) float lanes[V::kWidth];
+  alignas(64) float lanes[kLanes];
   V::store(lanes, v);
   float top = lanes[0];
-  for (std::size_t i = 1; i < V::kWidth; ++i) top = lanes[i] > top ? lanes[i] : top;
+  for (std::size_t i = 1; i < kLanes; ++i) top = lanes[i] > top ? lanes[i] : top;
   return top;
 }
 
@@ -87,7 +87,7 @@ void activate(Activation a, float* y, std::size_t n) {
   if (a == Activation::kNone) return;
   if (a == Activation::kTanh || a == Activation::kGeluErf) return activate_by_lane<V>(a, y, n);
   std::size_t j = 0;
-  for (; j + V::kWidth <= n; j += V::kWidth) V::store(y + j, activation<V>(a, V::load(y + j)));
+  for (; j + kLanes <= n; j += kLanes) V::store(y + j, activation<V>(a, V::load(y + j)));
   if (j < n) {
     const typename V::Mask m = V::mask(n - j);
     V::store(y + j, activation<V>(a, V::load(y + j, m)), m);

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Literal, TypeAlias, get_args
 
 import numpy.typing as npt
 
@@ -21,6 +21,8 @@ from gpt2.tokenizer import Tokenizer
 from gpt2.weights import infer_config, open_weights
 from gpt2.weights.hub import resolve
 
+CacheDtype: TypeAlias = Literal["auto", "float32", "bfloat16", "int8"]
+
 _TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "encoder.json")
 
 
@@ -28,6 +30,7 @@ def load(
     model: str | os.PathLike[str] | None = None,
     *,
     weights: WeightsDtype = "auto",
+    cache: CacheDtype = "auto",
     threads: int | None = None,
     isa: str | None = None,
 ) -> LanguageModel:
@@ -39,6 +42,9 @@ def load(
         weights: how the matrices are kept. "auto" keeps float32, bfloat16, int8 and int4 as the file has
             them and widens float16 (exactly). "bfloat16" rounds to nearest even; "int8" and "int4" round as
             `gpt2 quantize` does, and compute with int8 activations.
+        cache: how the keys and values of attention are kept. "auto" is float32. "bfloat16" halves and "int8"
+            (with a scale per position and head) quarters the memory and the traffic, and changes the logits
+            a little.
         threads: how many threads compute, this one included; None is every processor that the process may
             use. The result does not depend on it.
         isa: "auto", "generic", "avx2" or "avx512"; None is the environment's GPT2_ISA, or "auto".
@@ -48,13 +54,18 @@ def load(
     """
     if weights not in get_args(WeightsDtype):
         raise InvalidRequest("weights", got=repr(weights), expected=" | ".join(get_args(WeightsDtype)))
+    if cache not in get_args(CacheDtype):
+        raise InvalidRequest("cache", got=repr(cache), expected=" | ".join(get_args(CacheDtype)))
     count = _thread_count(threads)
     path = Path(resolve(os.fspath(model) if model is not None else None))
     folder = path if path.is_dir() else path.parent
     config, tensors, dtype = _read(path, folder, weights)
     tokenizer = _tokenizer(folder, config)
     native = _native.Engine(
-        _native_config(config), tensors, isa if isa is not None else os.environ.get("GPT2_ISA", "auto"), count
+        _native_config(config, "float32" if cache == "auto" else cache),
+        tensors,
+        isa if isa is not None else os.environ.get("GPT2_ISA", "auto"),
+        count,
     )
     return LanguageModel(
         config=config,
@@ -88,8 +99,9 @@ def _read(
     return config, *native_tensors(opened, config, weights)
 
 
-def _native_config(config: GPT2Config) -> dict[str, Any]:
+def _native_config(config: GPT2Config, cache: str) -> dict[str, Any]:
     return {
+        "cache": cache,
         "vocab_size": config.vocab_size,
         "n_positions": config.n_positions,
         "n_embd": config.n_embd,

@@ -1,0 +1,23 @@
+// Float matrices into the tiles that the kernels read (kernels/types.h), in parallel.
+#pragma once
+#include <vector>
+
+#include "base/aligned.h"
+#include "base/thread_pool.h"
+#include "kernels/types.h"
+
+namespace gpt2::model {
+
+// A matrix of float32 or bfloat16 as [k, n], or as [n, k] (turned); at any address.
+struct Source {
+  const void* data;
+  kernels::DType dtype;
+  std::size_t k, n;
+  bool turned;
+};
+
+// The tiles of the sources, each in its own dtype, one after the other in one piece of memory: a pass over a model
+// reads it from end to end.
+AlignedBytes pack(const std::vector<Source>& sources, ThreadPool& pool);
+
+}  // namespace gpt2::model

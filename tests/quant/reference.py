@@ -27,14 +27,14 @@ Floats = NDArray[np.float32]
 def quantise_rows(x: Floats) -> tuple[NDArray[np.uint8], NDArray[np.int32], Floats]:
     """Each row [R, K] as x ~ s * (q - z): q uint8 [R, K], z [R], s float32 [R]. 0 is exact.
 
-    s = (max(x, 0) - min(x, 0)) / 255, z = round(-min / s), q = round(x / s) + z within 0..255; ties to even.
-    A row of zeros has s = 1.
+    s = max(x, 0) / 255 - min(x, 0) / 255, z = round(-min / s), q = round(x * (1 / s)) + z within 0..255; each
+    a float32 operation, ties to even. Of a row of zeros all are 0.
     """
     low, high = np.minimum(x.min(axis=1), 0), np.maximum(x.max(axis=1), 0)
-    s = ((high - low) / np.float32(255)).astype(np.float32)
-    s[s == 0] = 1
-    z = np.rint(-low / s)
-    q = np.clip(np.rint(x / s[:, None]) + z[:, None], 0, 255)
+    s = high / np.float32(255) - low / np.float32(255)
+    divisor = np.where(s > 0, s, np.float32(1))
+    z = np.minimum(np.rint(-low / divisor), 255)
+    q = np.clip(np.rint(x * (np.float32(1) / divisor)[:, None]) + z[:, None], 0, 255)
     return q.astype(np.uint8), z.astype(np.int32), s
 
 
@@ -72,8 +72,8 @@ def as_cached(x: Floats, cache: str) -> Floats:
     if cache == "float32":
         return x
     scale = np.abs(x).max(axis=2, keepdims=True) / np.float32(127)
-    scale[scale == 0] = 1
-    return np.asarray(np.rint(x / scale) * scale, np.float32)
+    inverse = np.float32(1) / np.where(scale > 0, scale, np.float32(1))
+    return np.asarray(np.rint(x * inverse) * scale, np.float32)
 
 
 def attention(qkv: Floats, config: GPT2Config, layer: int, cache: str) -> Floats:

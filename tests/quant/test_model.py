@@ -82,6 +82,12 @@ def test_what_is_not_finite_is_refused(name: str, value: float) -> None:
         list(quantise(model, SMALL, Scheme(method="int8")))
 
 
+def test_too_many_inputs_for_int32_sums() -> None:
+    config = GPT2Config(vocab_size=2, n_positions=1, n_embd=1, n_head=1, n_layer=1, n_inner=32769)
+    with pytest.raises(WeightsError, match=r"h\.0\.mlp\.c_proj\.weight.*32,769 inputs"):
+        next(quantise(float_model(config), config, Scheme(method="int8")))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("method", "seconds"), [("int8", 1.5), ("int4", 6.0)])
 def test_the_124m_shape_takes_seconds(method: str, seconds: float) -> None:

@@ -65,7 +65,7 @@ def add_model_arguments(parser: ArgumentParser) -> None:
     )
     group.add_argument(
         "--weights",
-        choices=("auto", "float32", "bfloat16"),
+        choices=("auto", "float32", "bfloat16", "int8", "int4"),
         default="auto",
         help="how the weights are held in memory; auto: as the file has them",
     )

@@ -25,7 +25,7 @@ from gpt2.errors import Error, ModelNotFound, TokenizerError
 
 if TYPE_CHECKING:
     from gpt2.config import GPT2Config
-    from gpt2.weights import Weights
+    from gpt2.weights import Scheme, Weights
 
 BYTES = {"float32": 4, "bfloat16": 2}
 """What a parameter takes in memory, by the values of --weights."""
@@ -68,6 +68,8 @@ class Report:
     notes: list[str] = field(default_factory=list)
     """What was guessed, where a file came without a config."""
     problems: list[str] = field(default_factory=list)
+    card: dict[str, Any] | None = None
+    """card.json: what the model was made from, and what was measured."""
 
 
 def on_this_machine(name: str) -> Path:
@@ -103,6 +105,8 @@ def look_into(path: Path, *, values: bool = False) -> Report:
     if path.is_dir():
         with _noting(report):
             _check_vocabulary(report)
+        with _noting(report):
+            report.card = _card(path)
     return report
 
 
@@ -129,6 +133,14 @@ def _check_weights(report: Report, values: bool) -> None:
         check_weights(report.weights, report.config, finite=values)
 
 
+def _card(folder: Path) -> dict[str, Any] | None:
+    if not (folder / "card.json").exists():
+        return None
+    from gpt2.cards.card import read_card
+
+    return read_card(folder)
+
+
 def _check_vocabulary(report: Report) -> None:
     from gpt2.tokenizer import Tokenizer
 
@@ -150,8 +162,12 @@ def as_dict(report: Report) -> dict[str, Any]:
         found["config"] = report.config.to_dict()
         found |= {"parameters": report.config.n_params, "size": known_name(report.config)}
         found["memory_bytes"] = memory(report.config)
+        if (scheme := _scheme(report.config)) is not None and report.weights is not None:
+            found["memory_bytes"][scheme.method] = report.weights.nbytes
     if report.vocabulary is not None:
         found["vocabulary"] = report.vocabulary
+    if report.card is not None:
+        found["card"] = report.card
     if report.weights is not None:
         found |= {"format": report.weights.format, "metadata": report.weights.metadata}
         found["files"] = [str(file) for file in report.weights.files]
@@ -166,6 +182,17 @@ def memory(config: GPT2Config) -> dict[str, int]:
     """Bytes of the parameters by dtype, and of the float32 keys and values of one full window."""
     sizes = {dtype: config.n_params * size for dtype, size in BYTES.items()}
     return sizes | {"cache": 2 * config.n_layer * config.n_positions * config.n_embd * 4}
+
+
+def _scheme(config: GPT2Config) -> Scheme | None:
+    """How the model is quantised; None where it is not, or where config.json says it wrongly (a problem)."""
+    from gpt2.errors import ConfigError
+    from gpt2.weights.scheme import Scheme
+
+    try:
+        return Scheme.of(config)
+    except ConfigError:
+        return None
 
 
 def known_name(config: GPT2Config) -> str | None:
@@ -187,11 +214,17 @@ def lines(report: Report, terminal: Terminal, *, every_tensor: bool) -> Iterator
         name = known_name(c)
         known = f"; the size of {name}" if name else ""
         yield f"  parameters  {c.n_params:,}{known}"
+        if (scheme := _scheme(c)) is not None:
+            yield f"  quantised   {scheme}"
         used = memory(c)
         weights = ", ".join(f"{_mb(used[dtype])} as {dtype}" for dtype in BYTES)
+        if scheme is not None and report.weights is not None:
+            weights = f"{_mb(report.weights.nbytes)} as {scheme.method}"
         yield f"  memory      {weights}; {_mb(used['cache'])} for the cache of a full window"
     if report.vocabulary is not None:
         yield f"  tokens      {report.vocabulary:,} entries"
+    if report.card is not None:
+        yield from _card_lines(report.card)
     if (w := report.weights) is not None:
         dtypes = ", ".join(sorted({tensor.dtype for tensor in w.values()}))
         files = f" in {len(w.files)} files" if len(w.files) > 1 else ""
@@ -206,6 +239,27 @@ def lines(report: Report, terminal: Terminal, *, every_tensor: bool) -> Iterator
         yield "\n  ".join([f"{terminal.paint('problem:', 'red')} {first}", *rest])
     if not report.problems:
         yield terminal.paint("no problems found", "green")
+
+
+def _card_lines(card: dict[str, Any]) -> Iterator[str]:
+    """What the card says. A card is a file that anybody may have written: nothing in it is taken for
+    granted."""
+
+    def get(*keys: str) -> Any:
+        value: Any = card
+        for key in keys:
+            value = value.get(key) if isinstance(value, dict) else None
+        return value
+
+    name, whole = get("source", "name"), get("source", "sha256")
+    if isinstance(name, str) and isinstance(whole, str):
+        yield f"  made from   {escape(name[:80])}, sha256 {escape(whole[:16])}..."
+    increase = get("quality", "text", "increase_percent")
+    divergence = get("quality", "on_samples_of_the_source", "mean_kl_bits")
+    parts = [f"{increase:+.3f} % bits per byte on a held-out text"] if isinstance(increase, float) else []
+    parts += [f"{divergence:.5f} bits per token from its source"] if isinstance(divergence, float) else []
+    if parts:
+        yield f"  measured    {', '.join(parts)}"
 
 
 def _tensor_lines(weights: Weights, every_tensor: bool) -> Iterator[str]:

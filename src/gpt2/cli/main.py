@@ -19,6 +19,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "next": ("gpt2.cli.next", "Show the most probable next tokens of a prompt"),
     "score": ("gpt2.cli.score", "Show how surprising each token of a text is"),
     "tokenize": ("gpt2.cli.tokenize", "Turn text into tokens, or tokens into text"),
+    "quantize": ("gpt2.cli.quantize", "Write a smaller model: weights rounded to int8 or int4"),
     "inspect": ("gpt2.cli.inspect", "Show what is inside a model directory or a weights file"),
     "pull": ("gpt2.cli.pull", "Download a model, so that it can be used without a network"),
     "list": ("gpt2.cli.list", "List the models on this machine"),

@@ -45,17 +45,16 @@ def equalised(block: Mapping[str, Floats]) -> dict[str, Floats]:
 
 def _equalise_values(block: dict[str, Floats]) -> None:
     """Between the values and attn.c_proj: attention averages values, so its result is scaled with them."""
-    weight, bias = block["attn.c_attn.weight"], block["attn.c_attn.bias"]
+    weight, bias = block["attn.c_attn.weight"], block["attn.c_attn.bias"].copy()
     c = weight.shape[0]
-    gain, shift = block["ln_1.weight"].astype(np.float64), block["ln_1.bias"].astype(np.float64)
     values = weight[:, 2 * c :]
-    mean = shift @ values + bias[2 * c :]
-    deviation = np.sqrt((gain**2) @ (values.astype(np.float64) ** 2))
-    s = factors(np.abs(mean) + _DEVIATIONS * deviation, block["attn.c_proj.weight"])
-    scaled, scaled_bias = weight.copy(), bias.copy()
-    scaled[:, 2 * c :] /= s
-    scaled_bias[2 * c :] /= s
-    block["attn.c_attn.weight"], block["attn.c_attn.bias"] = scaled, scaled_bias
+    # Sums over the inputs in numpy's own order, not a BLAS's: the same factors on every machine.
+    mean = (block["ln_1.bias"].astype(np.float64)[:, None] * values).sum(axis=0) + bias[2 * c :]
+    spread = np.square(block["ln_1.weight"].astype(np.float64)[:, None] * values).sum(axis=0)
+    s = factors(np.abs(mean) + _DEVIATIONS * np.sqrt(spread), block["attn.c_proj.weight"])
+    values /= s  # in place: equalised() has just made this array
+    bias[2 * c :] /= s
+    block["attn.c_attn.bias"] = bias
     block["attn.c_proj.weight"] = block["attn.c_proj.weight"] * s[:, None]
 
 
@@ -65,7 +64,7 @@ def factors(size: NDArray[np.float64], weight: Floats) -> Floats:
     `size` [K]: how large each channel of the activation gets; `weight` [K, N]: the matrix that it feeds. 1
     for channels that either side does not use.
     """
-    row = np.abs(weight).max(axis=1, initial=0.0).astype(np.float64)
+    row = np.maximum(weight.max(axis=1), -weight.min(axis=1)).astype(np.float64)
     used = (size > 0) & (row > 0)
     if not used.any():
         return np.ones(size.shape, np.float32)

@@ -16,6 +16,7 @@ from gpt2.quant.int4 import round_int4
 from gpt2.quant.int8 import Floats, round_int8
 from gpt2.quant.packing import pack_groups, pack_int4, pack_int8, unpack_groups, unpack_int4, unpack_int8
 from gpt2.weights.names import check_finite, expected_shapes
+from gpt2.weights.packed import stored_tensors
 from gpt2.weights.scheme import Scheme
 from gpt2.weights.tensor import Array, Tensor
 
@@ -28,10 +29,13 @@ def quantise(weights: Mapping[str, Tensor], config: GPT2Config, scheme: Scheme) 
 
     `weights` are those of open_weights(path, config): canonical names, float32, float16 or bfloat16. Vectors
     come out as float32, wpe in its own dtype (float16 as float32). Raises WeightsError where a value is not
-    finite.
+    finite, or a matrix has more than 32,768 inputs.
     """
+    shapes = expected_shapes(config)
+    for _ in stored_tensors(shapes, scheme):
+        pass  # refuses a model that cannot be stored before work is done on it
     block: dict[str, Floats] = {}
-    for name in expected_shapes(config):
+    for name in shapes:
         tensor = weights[name]
         check_finite(tensor)
         if name in EMBEDDINGS:

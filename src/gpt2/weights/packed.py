@@ -31,6 +31,9 @@ LANES = 16
 INT8_STEP, INT4_STEP = 64, 128
 """Inputs are padded to a multiple of this."""
 
+MAX_INPUTS = 32768
+"""The native engine's sums are int32: 255 * 255 * inputs must stay below 2^31."""
+
 SUFFIXES = (".q", ".q4", ".scale", ".zero", ".mult", ".offset")
 
 
@@ -69,18 +72,29 @@ def stored_tensors(
 ) -> Iterator[tuple[str, dict[str, Stored]]]:
     """For each tensor of a float model (canonical name -> shape) the tensors that it is stored as.
 
-    Vectors and wpe stay as they are: one entry of their own name, dtype "" for any float.
+    Vectors and wpe stay as they are: one entry of their own name, dtype "" for any float. Raises WeightsError
+    for a matrix of more than MAX_INPUTS inputs.
     """
     head = Scheme(method="int8", symmetric=scheme.symmetric, equalised=scheme.equalised)
     for name, shape in shapes.items():
         if len(shape) == 1 or name == "wpe.weight":
             yield name, {name: Stored("", shape)}
         elif name in ("wte.weight", "lm_head.weight"):
-            parts = stored_as(shape[1], shape[0], head)
+            parts = stored_as(_bounded(name, shape[1]), shape[0], head)
             yield name, {name + suffix: part for suffix, part in parts.items()}
         else:
-            parts = stored_as(shape[0], shape[1], scheme)
+            parts = stored_as(_bounded(name, shape[0]), shape[1], scheme)
             yield name, {name + suffix: part for suffix, part in parts.items()}
+
+
+def _bounded(name: str, inputs: int) -> int:
+    if inputs > MAX_INPUTS:
+        raise WeightsError(
+            f'tensor "{name}" is too wide for integer sums',
+            got=f"{inputs:,} inputs",
+            expected=f"at most {MAX_INPUTS:,}",
+        )
+    return inputs
 
 
 def check_values(tensors: Mapping[str, Tensor], name: str) -> None:

@@ -36,15 +36,15 @@ def test_known_distributions() -> None:
 
 
 def test_of_the_bundled_model() -> None:
-    source, narrow = gpt2.load(weights="float32"), gpt2.load(weights="bfloat16")
+    source, narrow = (gpt2.load(weights=dtype, threads=1) for dtype in ("float32", "bfloat16"))
     ids = sample_ids(source, samples=2, tokens=20)
     assert [len(text) for text in ids] == [21, 21]
     assert ids == sample_ids(source, samples=2, tokens=20)
     assert ids[0] != ids[1]
-    quality = compare(source, narrow, text="It was a dark and stormy night. " * 40)
+    quality = compare(source, narrow, text="It was a dark and stormy night. " * 40, samples=2)
     assert quality["text"]["bytes"] == 32 * 40
     # The bundled file is bfloat16, and widening is exact: the two are one model.
     assert quality["text"]["increase_percent"] == 0
     near = quality["on_samples_of_the_source"]
-    assert (near["mean_kl_bits"], near["same_top_token"], near["samples"]) == (0, 1, 8)
-    assert set(compare(source, narrow)) == {"on_samples_of_the_source"}
+    assert (near["mean_kl_bits"], near["same_top_token"], near["samples"]) == (0, 1, 2)
+    assert set(compare(source, narrow, samples=1)) == {"on_samples_of_the_source"}

@@ -42,6 +42,29 @@ def test_quantize_json_is_the_card(gpt2: Gpt2, here: Path) -> None:
     assert (scheme["symmetric"], scheme["equalised"]) == (False, False)
 
 
+def test_inspect_of_what_it_wrote(gpt2: Gpt2, here: Path) -> None:
+    from gpt2.cards import write_card
+    from gpt2.cards.quantised import write_quantised
+    from gpt2.weights import Scheme
+
+    write_quantised(None, here, Scheme(method="int8"))
+    facts = {"name": "the\nsource", "sha256": "0" * 64}
+    near = {"text": {"increase_percent": 0.05}, "on_samples_of_the_source": {"mean_kl_bits": 0.002}}
+    write_card(here, {"source": facts, "quality": near})
+    out = gpt2("inspect", ".").out
+    for part in ("int8, symmetric, equalised", " MB as int8;", "the\\nsource", "0" * 16, "+0.050 %",
+                 "0.00200 bits", "no problems found"):  # fmt: skip
+        assert part in out, part
+    record = json.loads(gpt2("inspect", ".", "--json").out)
+    assert record["card"]["quality"] == near
+    assert record["memory_bytes"]["int8"] == sum(tensor["bytes"] for tensor in record["tensors"])
+    for card in ({"quality": []}, {"source": 1, "quality": {"text": 2}}, {"source": {"name": 3}}):
+        write_card(here, card)
+        assert gpt2("inspect", ".").code == 0
+    (here / "card.json").write_text("{")
+    assert "the card is no JSON" in gpt2("inspect", ".").out
+
+
 @pytest.mark.parametrize(
     ("argv", "code", "message"),
     [

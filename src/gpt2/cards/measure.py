@@ -80,6 +80,7 @@ def compare(
     model: LanguageModel,
     *,
     text: str | None = None,
+    samples: int = SAMPLES,
     progress: Progress = lambda _: None,
 ) -> dict[str, Any]:
     """What a card says of the quality of `model`. A long `text` is scored in windows that move by half."""
@@ -99,7 +100,7 @@ def compare(
             "increase_percent": 100 * (after / before - 1) if before else 0.0,
         }
     progress("comparing with the source on tokens that it samples")
-    texts = sample_ids(source)
+    texts = sample_ids(source, samples=samples)
     quality["on_samples_of_the_source"] = {
         "samples": len(texts),
         "seeds": [SEED, SEED + len(texts) - 1],

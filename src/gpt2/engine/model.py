@@ -47,7 +47,7 @@ class LanguageModel:
         self.path = path
         """Where the weights came from."""
         self.weights = weights
-        """How the matrices are kept: float32 or bfloat16."""
+        """How the matrices are kept: float32, bfloat16, int8 or int4."""
         self._tokenizer = tokenizer
         self._native = native
 

@@ -19,9 +19,12 @@ from numpy.typing import NDArray
 
 from gpt2.config import GPT2Config
 from gpt2.quant import integers
-from gpt2.weights import Tensor
+from gpt2.quant.model import EMBEDDINGS
+from gpt2.weights import Tensor, expected_shapes
 
 Floats = NDArray[np.float32]
+Whole = NDArray[np.float64]
+"""Whole numbers, in the type whose matrix product is fast and exact."""
 
 
 def quantise_rows(x: Floats) -> tuple[NDArray[np.uint8], NDArray[np.int32], Floats]:
@@ -38,11 +41,10 @@ def quantise_rows(x: Floats) -> tuple[NDArray[np.uint8], NDArray[np.int32], Floa
     return q.astype(np.uint8), z.astype(np.int32), s
 
 
-def linear(x: Floats, w: NDArray[np.int16], scale: Floats, bias: Floats | None) -> Floats:
+def linear(x: Floats, w: Whole, scale: Floats, bias: Floats | None) -> Floats:
     """[R, K] times the integers [K, N] and their scales [N], plus bias [N]."""
     q, z, s = quantise_rows(x)
-    centred = q.astype(np.float64) - z[:, None]
-    sums = centred @ w.astype(np.float64)  # exact: |sum| < 255 * 255 * K < 2^53
+    sums = (q.astype(np.float64) - z[:, None]) @ w  # exact: |sum| < 255 * 255 * K < 2^53
     y: Floats = sums.astype(np.float32) * (s[:, None] * scale)
     return y if bias is None else y + bias
 
@@ -92,29 +94,46 @@ def attention(qkv: Floats, config: GPT2Config, layer: int, cache: str) -> Floats
     return np.einsum("htu,uhd->thd", p, v).reshape(t, -1).astype(np.float32)
 
 
-def logits(weights: Mapping[str, Tensor], config: GPT2Config, ids: Any, cache: str = "float32") -> Floats:
-    """[T] token ids -> [T, V], from the stored tensors of a quantised model."""
+def unpacked(weights: Mapping[str, Tensor], config: GPT2Config) -> dict[str, Whole]:
+    """The integers of each matrix, by its name."""
+    found = {}
+    for name, shape in expected_shapes(config).items():
+        if name not in weights:
+            k, n = shape[::-1] if name in EMBEDDINGS else shape
+            found[name] = integers(weights, name, k, n).astype(np.float64)
+    return found
+
+
+def logits(
+    weights: Mapping[str, Tensor],
+    matrices: Mapping[str, Whole],
+    config: GPT2Config,
+    ids: Any,
+    cache: str = "float32",
+) -> Floats:
+    """[T] token ids -> [T, V], from the stored tensors of a quantised model and unpacked() of them."""
 
     def vector(name: str) -> Floats:
         return weights[name].to_float32()
 
-    def matrix(name: str, k: int, n: int) -> tuple[NDArray[np.int16], Floats]:
-        return integers(weights, name, k, n), weights[name + ".scale"].array
+    def scale(name: str) -> Floats:
+        return weights[name + ".scale"].array
 
-    def apply(name: str, x: Floats, n: int) -> Floats:
-        return linear(x, *matrix(f"{name}.weight", x.shape[1], n), vector(f"{name}.bias"))
+    def apply(name: str, x: Floats) -> Floats:
+        matrix = f"{name}.weight"
+        return linear(x, matrices[matrix], scale(matrix), vector(f"{name}.bias"))
 
     def norm(name: str, x: Floats) -> Floats:
         return layer_norm(x, vector(f"{name}.weight"), vector(f"{name}.bias"), config.layer_norm_epsilon)
 
-    c, ids = config.n_embd, np.asarray(ids)
-    table, scale = matrix("wte.weight", c, config.vocab_size)
-    x = table.T[ids].astype(np.float32) * scale[ids, None] + vector("wpe.weight")[: ids.size]
+    ids = np.asarray(ids)
+    x = matrices["wte.weight"].T[ids].astype(np.float32) * scale("wte.weight")[ids, None]
+    x = x + vector("wpe.weight")[: ids.size]
     for i in range(config.n_layer):
         h = f"h.{i}."
-        qkv = apply(h + "attn.c_attn", norm(h + "ln_1", x), 3 * c)
-        x = x + apply(h + "attn.c_proj", attention(qkv, config, i, cache), c)
-        inner = activate(apply(h + "mlp.c_fc", norm(h + "ln_2", x), config.inner), config.activation)
-        x = x + apply(h + "mlp.c_proj", inner, c)
+        qkv = apply(h + "attn.c_attn", norm(h + "ln_1", x))
+        x = x + apply(h + "attn.c_proj", attention(qkv, config, i, cache))
+        inner = activate(apply(h + "mlp.c_fc", norm(h + "ln_2", x)), config.activation)
+        x = x + apply(h + "mlp.c_proj", inner)
     head = "wte.weight" if config.tie_word_embeddings else "lm_head.weight"
-    return linear(norm("ln_f", x), *matrix(head, c, config.vocab_size), None)
+    return linear(norm("ln_f", x), matrices[head], scale(head), None)

@@ -52,9 +52,10 @@ def test_close_to_the_bundled_model(scheme: Scheme, bits: float) -> None:
     source = gpt2.load()
     ids = [6143, *source.generate([6143], max_new_tokens=120, seed=1, ignore_eos=True).tokens]  # type: ignore[union-attr]
     tensors = {t.name: t for t in quantise(open_weights(bundled(), config), config, scheme)}
+    matrices = reference.unpacked(tensors, config)
     p = log_softmax(source.logits(ids))
     for cache in ("float32", "int8"):
-        q = log_softmax(reference.logits(tensors, config, ids, cache))
+        q = log_softmax(reference.logits(tensors, matrices, config, ids, cache))
         divergence = (np.exp(p) * (p - q)).sum(axis=1).mean() / np.log(2)
         assert 0 < divergence < bits
 

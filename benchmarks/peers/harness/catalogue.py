@@ -73,8 +73,9 @@ ENVIRONMENTS = {
 }
 
 
-def _ours(width: str, weights: str) -> Row:
-    return Row("gpt2 " + width, width, "", "ours", {"weights": weights}, f"gpt2-{weights}")
+def _ours(width: str, weights: str, cache: str) -> Row:
+    options = {"weights": weights, "cache": cache}
+    return Row("gpt2 " + width, width, "", "ours", options, f"gpt2-{weights}")
 
 
 def _transformers(width: str, dtype: str, attention: str) -> Row:
@@ -100,10 +101,10 @@ def _llamacpp(name: str, width: str, kind: str, flash: bool) -> Row:
 
 
 ROWS = (
-    _ours("float32", "float32"),
-    _ours("bf16", "bfloat16"),
-    _ours("int8", "int8"),
-    _ours("int4", "int4"),
+    _ours("float32", "float32", "float32"),
+    _ours("bf16", "bfloat16", "bfloat16"),
+    _ours("int8", "int8", "int8"),
+    _ours("int4", "int4", "int8"),
     _transformers("float32", "float32", "eager"),
     _transformers("float32", "float32", "sdpa"),
     _transformers("bf16", "bfloat16", "eager"),

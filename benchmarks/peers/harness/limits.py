@@ -22,10 +22,10 @@ CACHE_BYTES = {"float32": 4.0, "bf16": 2.0, "int8": 1.0, "int4": 1.0}
 
 
 def weight_bytes(width: str, shape: str) -> float:
-    """Bytes of the matrices that one token reads. int4: groups of 64 with a byte each; the head stays int8."""
+    """Bytes of the matrices that one token reads. int4: a byte for each group of 32; an int8 head."""
     layers, _, channels = checkpoint.SHAPES[shape]
     blocks, head = layers * 12.0 * channels**2, 50257.0 * channels
-    each = {"float32": (4.0, 4.0), "bf16": (2.0, 2.0), "int8": (1.0, 1.0), "int4": (0.5 + 1 / 64, 1.0)}
+    each = {"float32": (4.0, 4.0), "bf16": (2.0, 2.0), "int8": (1.0, 1.0), "int4": (0.5 + 1 / 32, 1.0)}
     return blocks * each[width][0] + head * each[width][1]
 
 

@@ -135,7 +135,8 @@ def text(bench: Bench) -> str:
     reading = ", ".join(f"{mb} MB: {value:.1f}" for mb, value in limit["read_gb_s"].items())
     arithmetic = ", ".join(f"{kind} {value / 1e3:.2f}" for kind, value in limit["gops"].items())
     parts = [
-        f"{bench.shape} shape, {bench.threads} threads. Reads GB/s at {reading}. Arithmetic, 1e12/s: {arithmetic}.",
+        f"{bench.shape} shape, {bench.threads} threads. Reads GB/s at {reading}. "
+        f"Arithmetic, 1e12/s: {arithmetic}.",
         rates(bench),
     ]
     if entries := ratios(bench):

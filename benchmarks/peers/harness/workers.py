@@ -6,6 +6,7 @@ engine time. Knows the protocol (harness/worker.py), nothing of what the numbers
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import select
@@ -88,7 +89,8 @@ class Worker:
         self._process.wait()
         for pipe in (self._process.stdin, self._process.stdout):
             if pipe is not None:
-                pipe.close()
+                with contextlib.suppress(BrokenPipeError):  # a request that nobody read
+                    pipe.close()
 
     def _send(self, message: dict[str, Any]) -> None:
         stdin = self._process.stdin

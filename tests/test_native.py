@@ -1,5 +1,5 @@
-"""The C++ parts, tested as C++: under every instruction set of this machine, under ASan+UBSan, and as clang
-sees them.
+"""The C++ parts, tested as C++: under every instruction set of this machine, under ASan+UBSan, as clang sees
+them, and the kernels of 64-bit ARM in an emulator.
 
 Each build has a folder under build/native-tests/ and is incremental, so only the first run takes minutes.
 Warnings are errors here. What a test program checks is in native/tests/; this file only builds and runs.
@@ -56,7 +56,7 @@ def locked(folder: Path) -> Iterator[None]:
         yield
 
 
-def build(name: str, *options: str) -> Path:
+def build(name: str, *options: str, targets: tuple[str, ...] = ("all",)) -> Path:
     """Configure and build the native tests (not the Python extension) with these options."""
     cmake = tool("cmake")
     need(cmake, "cmake is not installed: pip install cmake")
@@ -66,21 +66,32 @@ def build(name: str, *options: str) -> Path:
     )
     folder = BUILDS / name
     generator = ["-G", "Ninja"] if tool("ninja") else []
-    if "DOCTEST_INCLUDE_DIR" in os.environ:
-        options = (*options, f"-DDOCTEST_INCLUDE_DIR={os.environ['DOCTEST_INCLUDE_DIR']}")
     with locked(folder):
+        options = (*options, f"-DDOCTEST_INCLUDE_DIR={doctest_alone(folder)}")
         common = ["-DGPT2_PYTHON=OFF", "-DGPT2_TESTS=ON", "-DGPT2_WERROR=ON"]
         run(str(cmake), "-S", ROOT, "-B", folder, *generator, *common, *options)
-        run(str(cmake), "--build", folder, "--parallel", str(os.cpu_count() or 1))
+        run(str(cmake), "--build", folder, "--parallel", str(os.cpu_count() or 1), "--target", *targets)
     return folder
 
 
-def run_programs(folder: Path, **env: str) -> str:
-    """Run every test program of a build through ctest, which prints what failed."""
+def doctest_alone(folder: Path) -> Path:
+    """A folder with doctest and nothing else: a cross compiler must not see this machine's /usr/include."""
+    headers = folder / "doctest"
+    headers.mkdir(exist_ok=True)
+    link = headers / "doctest"
+    if not link.is_symlink():
+        link.symlink_to(Path(os.environ.get("DOCTEST_INCLUDE_DIR", "/usr/include")) / "doctest")
+    return headers
+
+
+def run_programs(folder: Path, *arguments: str, **env: str) -> str:
+    """Run the test programs of a build through ctest, which prints what failed."""
     ctest = tool("ctest")
     need(ctest, "ctest is not installed: pip install cmake")
     return run(
-        str(ctest), "--test-dir", folder, "--output-on-failure", "--no-tests=error", "--timeout", "600", **env
+        str(ctest),
+        *("--test-dir", folder, "--output-on-failure", "--no-tests=error", "--timeout", "600", *arguments),
+        **env,
     )
 
 
@@ -105,6 +116,19 @@ def test_programs_pass_under_each_instruction_set(release_build: Path, isa: str)
 def test_programs_pass_under_address_and_undefined_sanitizers() -> None:
     folder = build("asan", "-DGPT2_SANITIZE=address,undefined", "-DCMAKE_BUILD_TYPE=RelWithDebInfo")
     run_programs(folder, UBSAN_OPTIONS="print_stacktrace=1")
+
+
+def test_kernels_of_arm_give_the_bits_of_the_plain_loops() -> None:
+    compiler, emulator = tool("aarch64-linux-gnu-g++"), tool("qemu-aarch64")
+    need(compiler, "no compiler for 64-bit ARM: apt-get install g++-aarch64-linux-gnu")
+    need(emulator, "no emulator of 64-bit ARM: apt-get install qemu-user")
+    folder = build(
+        "arm",
+        *("-DCMAKE_SYSTEM_NAME=Linux", "-DCMAKE_SYSTEM_PROCESSOR=aarch64", f"-DCMAKE_CXX_COMPILER={compiler}"),
+        f"-DCMAKE_CROSSCOMPILING_EMULATOR={emulator};-L;/usr/aarch64-linux-gnu;-cpu;max",
+        targets=("base_test", "kernels_test", "quantized_test"),
+    )
+    run_programs(folder, "-R", "^(base|kernels|quantized)_test$", GPT2_ISA="neon")
 
 
 def test_clang_compiles_everything_without_a_warning(clang_build: Path) -> None:

@@ -2,6 +2,8 @@
 
 #if defined(__x86_64__)
 #include <cpuid.h>
+#elif defined(__aarch64__)
+#include <sys/auxv.h>
 #endif
 
 #include "base/errors.h"
@@ -41,11 +43,21 @@ bool has_avx512_vnni() { return false; }
 bool has_avx_vnni() { return false; }
 #endif
 
+#if defined(__aarch64__)
+// The bits of Linux's asm/hwcap.h, by number: older headers lack the second name. Every 64-bit ARM of Linux has NEON.
+bool has_neon_dot() { return (getauxval(AT_HWCAP) >> 20 & 1) != 0; }                      // ASIMDDP
+bool has_neon_i8mm() { return has_neon_dot() && (getauxval(AT_HWCAP2) >> 13 & 1) != 0; }  // I8MM
+#else
+bool has_neon_dot() { return false; }
+bool has_neon_i8mm() { return false; }
+#endif
+
 const char* isa_name(Isa isa) {
   switch (isa) {
     case Isa::kGeneric: return "generic";
     case Isa::kAvx2: return "avx2";
     case Isa::kAvx512: return "avx512";
+    case Isa::kNeon: return "neon";
   }
   return "?";
 }
@@ -54,6 +66,9 @@ std::vector<Isa> available_isas() {
   std::vector<Isa> out = {Isa::kGeneric};
   if (has_avx2()) out.push_back(Isa::kAvx2);
   if (has_avx512()) out.push_back(Isa::kAvx512);
+#if defined(__aarch64__)
+  out.push_back(Isa::kNeon);
+#endif
   return out;
 }
 

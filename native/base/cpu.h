@@ -5,18 +5,21 @@
 
 namespace gpt2 {
 
-enum class Isa { kGeneric, kAvx2, kAvx512 };
+enum class Isa { kGeneric, kAvx2, kAvx512, kNeon };
 
 const char* isa_name(Isa isa);
 
 // The instruction sets that this build has and this CPU and operating system can run, slowest first.
 std::vector<Isa> available_isas();
 
-// Integer products of bytes in one instruction, beside AVX2 and beside AVX-512.
+// Integer products of bytes in one instruction, beside AVX2 and beside AVX-512; beside NEON of two signs (dot) or of
+// both, and as a product of matrices (i8mm).
 bool has_avx_vnni();
 bool has_avx512_vnni();
+bool has_neon_dot();
+bool has_neon_i8mm();
 
-// name: "auto" or "" for the fastest available, else "generic", "avx2", "avx512". Throws kEngine for a name that is
+// name: "auto" or "" for the fastest available, else "generic", "avx2", "avx512", "neon". Throws kEngine for a name that is
 // unknown, or that this machine lacks.
 Isa choose_isa(const std::string& name);
 

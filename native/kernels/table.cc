@@ -12,6 +12,12 @@ Kernels kernels_for(Isa isa) {
     table = avx2::kTable;
     if (has_avx_vnni()) table.matmul_q = avxvnni::kMatmulQ;
   }
+#elif defined(__aarch64__)
+  if (isa == Isa::kNeon) {
+    table = neon::kTable;
+    if (has_neon_dot()) table.matmul_q = neondot::kMatmulQ;
+    if (has_neon_i8mm()) table.matmul_q = neoni8mm::kMatmulQ;
+  }
 #endif
   (void)isa;
   return table;

@@ -35,5 +35,14 @@ extern const Kernels kTable;
 namespace avx512vnni {
 extern const MatmulQFn kMatmulQ;
 }
+namespace neon {
+extern const Kernels kTable;
+}
+namespace neondot {
+extern const MatmulQFn kMatmulQ;
+}
+namespace neoni8mm {
+extern const MatmulQFn kMatmulQ;
+}
 
 }  // namespace gpt2::kernels

@@ -38,6 +38,10 @@ std::vector<MatmulQFn> integer_kernels() {
   }
   if (has_avx_vnni()) out.push_back(avxvnni::kMatmulQ);
   if (has_avx512_vnni()) out.push_back(avx512vnni::kMatmulQ);
+#elif defined(__aarch64__)
+  out.push_back(neon::kTable.matmul_q);
+  if (has_neon_dot()) out.push_back(neondot::kMatmulQ);
+  if (has_neon_i8mm()) out.push_back(neoni8mm::kMatmulQ);
 #endif
   out.push_back(table().matmul_q);
   return out;

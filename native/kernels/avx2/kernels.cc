@@ -13,12 +13,14 @@ namespace {
 struct Products : Ints {
   static constexpr int kRows = 3;
   static constexpr int kNibbleRows = 1;
+  static constexpr bool kCentred = false;
   struct W {
     Acc even, odd;
   };
   struct X {
     __m256i even, odd;
   };
+  using Codes = W;
   using Unpack = avx2::Unpack;
 
   static W weights(const std::byte* line) {

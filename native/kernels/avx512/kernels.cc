@@ -13,10 +13,12 @@ namespace {
 struct Products : Ints {
   static constexpr int kRows = 4;
   static constexpr int kNibbleRows = 1;
+  static constexpr bool kCentred = false;
   struct W {
     __m512i even, odd;
   };
   using X = W;
+  using Codes = W;
   using Unpack = avx512::Unpack;
 
   static W weights(const std::byte* line) {

@@ -9,8 +9,10 @@ namespace {
 struct Products : avx512::Ints {
   static constexpr int kRows = 6;  // 24 registers of sums, 4 of weights, 1 of x
   static constexpr int kNibbleRows = 3;
+  static constexpr bool kCentred = false;
   using W = __m512i;
   using X = __m512i;
+  using Codes = W;
   using Unpack = avx512::Unpack;
 
   static W weights(const std::byte* line) { return _mm512_load_si512(line); }

@@ -9,8 +9,10 @@ namespace {
 struct Products : avx2::Ints {
   static constexpr int kRows = 5;
   static constexpr int kNibbleRows = 2;
+  static constexpr bool kCentred = false;
   using W = Acc;
   using X = __m256i;
+  using Codes = W;
   using Unpack = avx2::Unpack;
 
   static W weights(const std::byte* line) { return {half_line(line, 0), half_line(line, 1)}; }

@@ -2,7 +2,12 @@
 //
 //   Q::Acc          kTile int32            Q::W   the weights of a line, prepared       Q::X   four x, spread over a
 //   line Q::kRows        rows of a register tile of int8;  Q::kNibbleRows  the same for int4 without unpacking
+//   Q::Codes           a line's four low or four high nibbles
 //   Q::dot(acc, x, w)  acc[j] += sum of the four products of output j, exactly
+//
+// A set whose products know only signed bytes (kCentred) multiplies x - 128 by int8 and adds 128 times the weights'
+// sums (count): those of the bytes that were multiplied, because padding may hold any weight, its x being zero. A set
+// that has an instruction for several rows gives sum_rows.
 #pragma once
 #include "kernels/matmul_q.h"
 #include "kernels/simd/matmul.h"
@@ -22,26 +27,52 @@ inline void scale_sums(const MatmulQ& a, std::size_t i, std::size_t first, typen
   V::store(sums, V::mul(Q::to_float(acc), V::mul(V::set(a.xscale[i]), V::load(a.scale + first))));
 }
 
+// acc[r][n] = the exact sum over all lines.
+template <class Q, int R, int N>
+inline void sum_lines(const std::uint8_t* x, std::size_t ldx, const std::byte* w, std::size_t stride,
+                      typename Q::Acc (&acc)[R][N]) {
+  typename Q::Acc count[N];
+#pragma GCC unroll 8
+  for (int n = 0; n < N; ++n) {
+    count[n] = Q::zero();
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r) acc[r][n] = Q::zero();
+  }
+  for (std::size_t line = 0; line < stride; line += kLine) {
+    typename Q::W b[N];
+#pragma GCC unroll 8
+    for (int n = 0; n < N; ++n) {
+      b[n] = Q::weights(w + line + static_cast<std::size_t>(n) * stride);
+      if constexpr (Q::kCentred) count[n] = Q::count(count[n], b[n]);
+    }
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r) {
+      const typename Q::X four = Q::spread(x + static_cast<std::size_t>(r) * ldx + line / kTile);
+#pragma GCC unroll 8
+      for (int n = 0; n < N; ++n) acc[r][n] = Q::dot(acc[r][n], four, b[n]);
+    }
+  }
+  if constexpr (Q::kCentred) {
+#pragma GCC unroll 8
+    for (int n = 0; n < N; ++n) {
+#pragma GCC unroll 8
+      for (int r = 0; r < R; ++r) acc[r][n] = Q::add(acc[r][n], Q::mul(Q::set(128), count[n]));
+    }
+  }
+}
+
 template <class V, class Q, int R, int N>
 inline void tile_i8(const MatmulQ& a, std::size_t i, std::size_t first, const std::byte* w, std::size_t stride,
                     float* sums) {
   typename Q::Acc acc[R][N];
+  if constexpr (R > 1 && requires { &Q::template sum_rows<R>; }) {
+    static_assert(N == 1);
+    typename Q::Acc rows[R];
+    Q::template sum_rows<R>(a.x + i * a.ldx, a.ldx, w, stride, rows);
 #pragma GCC unroll 8
-  for (int r = 0; r < R; ++r) {
-#pragma GCC unroll 8
-    for (int n = 0; n < N; ++n) acc[r][n] = Q::zero();
-  }
-  const std::uint8_t* x = a.x + i * a.ldx;
-  for (std::size_t line = 0; line < stride; line += kLine) {
-    typename Q::W b[N];
-#pragma GCC unroll 8
-    for (int n = 0; n < N; ++n) b[n] = Q::weights(w + line + static_cast<std::size_t>(n) * stride);
-#pragma GCC unroll 8
-    for (int r = 0; r < R; ++r) {
-      const typename Q::X four = Q::spread(x + static_cast<std::size_t>(r) * a.ldx + line / kTile);
-#pragma GCC unroll 8
-      for (int n = 0; n < N; ++n) acc[r][n] = Q::dot(acc[r][n], four, b[n]);
-    }
+    for (int r = 0; r < R; ++r) acc[r][0] = rows[r];
+  } else {
+    sum_lines<Q, R, N>(a.x + i * a.ldx, a.ldx, w, stride, acc);
   }
 #pragma GCC unroll 8
   for (int r = 0; r < R; ++r) {
@@ -80,7 +111,7 @@ inline void tile_i4(const MatmulQ& a, std::size_t i, std::size_t first, const st
       const std::size_t line = (g * lines + l) * kLine;
 #pragma GCC unroll 8
       for (int n = 0; n < N; ++n) {
-        typename Q::W low, high;
+        typename Q::Codes low, high;
         Q::nibbles(w + line + static_cast<std::size_t>(n) * stride, low, high);
 #pragma GCC unroll 8
         for (int r = 0; r < R; ++r) {

@@ -47,7 +47,7 @@ def load(
             a little.
         threads: how many threads compute, this one included; None is every processor that the process may
             use. The result does not depend on it.
-        isa: "auto", "generic", "avx2" or "avx512"; None is the environment's GPT2_ISA, or "auto".
+        isa: "auto", "generic", "avx2", "avx512" or "neon"; None is the environment's GPT2_ISA, or "auto".
 
     Raises:
         ModelNotFound, HubError, ConfigError, WeightsError, TokenizerError, EngineError, InvalidRequest.

@@ -75,7 +75,7 @@ class LanguageModel:
 
     @property
     def isa(self) -> str:
-        """The instruction set in use: generic, avx2 or avx512."""
+        """The instruction set in use: generic, avx2, avx512 or neon."""
         return self._native.isa
 
     def generate(

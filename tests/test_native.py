@@ -124,7 +124,8 @@ def test_kernels_of_arm_give_the_bits_of_the_plain_loops() -> None:
     need(emulator, "no emulator of 64-bit ARM: apt-get install qemu-user")
     folder = build(
         "arm",
-        *("-DCMAKE_SYSTEM_NAME=Linux", "-DCMAKE_SYSTEM_PROCESSOR=aarch64", f"-DCMAKE_CXX_COMPILER={compiler}"),
+        *("-DCMAKE_SYSTEM_NAME=Linux", "-DCMAKE_SYSTEM_PROCESSOR=aarch64"),
+        f"-DCMAKE_CXX_COMPILER={compiler}",
         f"-DCMAKE_CROSSCOMPILING_EMULATOR={emulator};-L;/usr/aarch64-linux-gnu;-cpu;max",
         targets=("base_test", "kernels_test", "quantized_test"),
     )

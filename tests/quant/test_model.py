@@ -97,7 +97,7 @@ def test_the_124m_shape_takes_seconds(method: str, seconds: float) -> None:
     scheme = Scheme(method=method)  # type: ignore[arg-type]
     begin = time.process_time()
     size = sum(t.nbytes for t in [*quantise(model, config, scheme)])
-    assert time.process_time() - begin < 2 * seconds
+    assert time.process_time() - begin < seconds
     tracemalloc.start()
     for _ in quantise(model, config, scheme):
         pass

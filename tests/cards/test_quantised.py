@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -12,6 +14,7 @@ import pytest
 import gpt2
 from gpt2 import cards
 from gpt2.cards import agreement, quantise_directory, read_card
+from gpt2.config import GPT2Config
 from gpt2.errors import InvalidRequest, TokenizerError, WeightsError
 from gpt2.weights import Scheme, fingerprint, open_weights
 from gpt2.weights.hub import bundled
@@ -24,7 +27,9 @@ def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     """The bundled model, quantised."""
     target = tmp_path_factory.mktemp("quantised") / "model"
     steps: list[str] = []
-    written = quantise_directory(None, target, Scheme(method=request.param), text=TEXT, progress=steps.append)
+    written = quantise_directory(
+        None, target, Scheme(method=request.param), text=TEXT, samples=2, progress=steps.append
+    )
     assert written.card == read_card(target)
     assert len(steps) >= 4
     return target
@@ -47,7 +52,7 @@ def test_the_card_is_true(made: Path) -> None:
     assert text["bits_per_byte"] == {"source": before, "model": after}
     assert text["increase_percent"] == pytest.approx(100 * (after / before - 1))
     near = card["quality"]["on_samples_of_the_source"]
-    found = agreement(source, model, cards.sample_ids(source))
+    found = agreement(source, model, cards.sample_ids(source, samples=2))
     assert near["mean_kl_bits"] == found.mean_kl_bits
     assert 0 < near["mean_kl_bits"] < (0.01 if model.weights == "int8" else 0.2)
     assert card["weight_bytes"]["model"] == sum(t.nbytes for t in open_weights(made).values())
@@ -71,7 +76,7 @@ def test_the_same_work_gives_the_same_bytes(made: Path, tmp_path: Path) -> None:
     card = read_card(made)
     assert card is not None
     again = tmp_path / "again"
-    quantise_directory(None, again, Scheme.from_dict(card["quantization"]), text=TEXT)
+    quantise_directory(None, again, Scheme.from_dict(card["quantization"]), text=TEXT, samples=2)
     assert fingerprint(again) == fingerprint(made)
     assert (again / "card.json").read_bytes() == (made / "card.json").read_bytes()
 
@@ -91,6 +96,18 @@ def test_twice_is_refused(made: Path, tmp_path: Path) -> None:
     with pytest.raises(InvalidRequest, match="quantised already"):
         quantise_directory(made, tmp_path / "x", Scheme(method="int4"))
     assert not list(tmp_path.iterdir())
+
+
+def test_a_full_disk_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*args: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    for module, name in ((GPT2Config, "save"), (shutil, "copyfile"), (os, "fsync"), (os, "rename")):
+        with monkeypatch.context() as patch:
+            patch.setattr(module, name, full)
+            with pytest.raises(WeightsError, match="No space left"):
+                quantise_directory(None, tmp_path / "x", Scheme(method="int8"), samples=1)
+        assert not list(tmp_path.iterdir()), name
 
 
 def test_failures_leave_nothing(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 import gpt2
 from gpt2.cards.card import write_card
 from gpt2.cards.directory import check_free, new_directory
-from gpt2.cards.measure import Progress, compare
+from gpt2.cards.measure import SAMPLES, Progress, compare
 from gpt2.config import GPT2Config
 from gpt2.engine import load
 from gpt2.errors import InvalidRequest, WeightsError
@@ -51,6 +51,7 @@ def quantise_directory(
     scheme: Scheme,
     *,
     text: str | None = None,
+    samples: int = SAMPLES,
     threads: int | None = None,
     isa: str | None = None,
     progress: Progress = lambda _: None,
@@ -58,8 +59,9 @@ def quantise_directory(
     """Write `source` (as gpt2.load takes it) with the matrices of `scheme` into the new directory `output`.
 
     `text` is a held-out text to measure both models on; without one the card says only how far the copy's
-    distributions are from the source's. Raises InvalidRequest (a source that is quantised already, an output
-    that is there already), and whatever loading a model raises. What fails leaves nothing behind.
+    distributions are from the source's, on `samples` texts that the source writes. Raises InvalidRequest (a
+    source that is quantised already, an output that is there already), and whatever loading a model raises.
+    What fails leaves nothing behind.
     """
     name = "demo" if source is None else os.fspath(source)
     name = Path(name).resolve().name if os.path.exists(name) else name  # a card tells no paths of a machine
@@ -71,7 +73,7 @@ def quantise_directory(
         size = write_quantised(path, scratch, scheme)
         original = load(path, weights="auto", threads=threads, isa=isa)
         model = load(scratch, threads=threads, isa=isa)
-        quality = compare(original, model, text=text, progress=progress)
+        quality = compare(original, model, text=text, samples=samples, progress=progress)
         progress("hashing")
         whole = fingerprint(path)
         made = fingerprint(scratch)
@@ -115,12 +117,14 @@ def write_quantised(source: str | os.PathLike[str] | None, folder: Path, scheme:
     metadata = {"format": "pt", KEY: json.dumps(scheme.to_dict())}
     save_safetensors(folder / "model.safetensors", made, metadata, align=64)
     extra = {key: value for key, value in config.extra.items() if key not in _DTYPE_KEYS}
-    dataclasses.replace(config, extra={**extra, KEY: scheme.to_dict()}).save(folder)
+    said = dataclasses.replace(config, extra={**extra, KEY: scheme.to_dict()})
     origin = path if path.is_dir() else path.parent
-    for name in COPIED:
-        if (origin / name).is_file():
-            try:
+    name = "config.json"
+    try:
+        said.save(folder)
+        for name in COPIED:
+            if (origin / name).is_file():
                 shutil.copyfile(origin / name, folder / name)
-            except OSError as error:
-                raise WeightsError("the file cannot be copied", where=name, got=error.strerror) from None
+    except OSError as error:
+        raise WeightsError("the file cannot be written", where=name, got=error.strerror) from None
     return sum(tensor.nbytes for tensor in made.values())

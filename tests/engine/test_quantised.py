@@ -8,6 +8,7 @@ to float32 precision, and all of them much more closely than rounding itself.
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -16,10 +17,13 @@ import pytest
 import gpt2
 from checkpoints import random_gpt2
 from gpt2.config import GPT2Config
-from gpt2.quant import Scheme
-from gpt2.weights import open_weights
+from gpt2.errors import WeightsError
+from gpt2.quant import Scheme, quantise
+from gpt2.weights import open_weights, save_safetensors
+from gpt2.weights.scheme import KEY
 from machine import isas
 from quant import reference
+from quant.test_model import SMALL, float_model
 
 SCHEMES = [
     Scheme(method="int8"),
@@ -102,3 +106,32 @@ def test_generation_is_the_same_everywhere(pair: tuple[Path, Scheme]) -> None:
     if scheme == Scheme(method="int8"):
         texts.add(gpt2.load(weights="int8").generate("Once upon a time", seed=3, max_new_tokens=10).text)  # type: ignore[union-attr]
     assert len(texts) == 1
+
+
+def spoil(arrays: dict[str, np.ndarray], rng: np.random.Generator) -> None:
+    """Any bits in the matrices, their padding too; a few wild numbers anywhere."""
+    for name, array in arrays.items():
+        if name.endswith((".q", ".q4", ".zero")):
+            array.reshape(-1).view(np.uint8)[:] = rng.integers(0, 256, array.nbytes)
+    name = rng.choice([name for name, array in arrays.items() if array.dtype == np.float32])
+    array = arrays[name].reshape(-1)
+    array[rng.integers(array.size)] = rng.choice([0.0, -1.0, 3e38, 1e-45, 1e30, 1.0])
+
+
+@pytest.mark.parametrize("seed", range(16))
+def test_any_bits_are_a_model_or_an_error(seed: int, tmp_path: Path) -> None:
+    """Nothing in a file that passes the checks can crash, or tell two instruction sets apart."""
+    rng = np.random.default_rng(seed)
+    scheme = SCHEMES[seed % len(SCHEMES)]
+    config = dataclasses.replace(SMALL, tie_word_embeddings=bool(seed % 2), extra={KEY: scheme.to_dict()})
+    arrays = {t.name: t.array.copy() for t in quantise(float_model(config), config, scheme)}
+    spoil(arrays, rng)
+    save_safetensors(tmp_path / "model.safetensors", arrays, align=64 if seed % 3 else 8)
+    config.save(tmp_path)
+    results, cache = [], ("float32", "int8")[seed // 8]
+    for isa in isas():
+        try:
+            results.append(gpt2.load(tmp_path, isa=isa, cache=cache).logits([1, 2, 3]))  # type: ignore[arg-type]
+        except WeightsError:
+            results.append(np.empty(0))
+    assert all(np.array_equal(result, results[0], equal_nan=True) for result in results)

@@ -12,7 +12,7 @@
 //   w      packed tiles of int8 or int4 (types.h), 64-byte aligned; mult, offset [n/16, kp/group, 16]
 //   scale  [n], wsum [n]: sum_t w8[t][j]; zero [n] or nullptr; bias [n] or nullptr; each readable up to round_up(n, 16)
 //   y      [m, n] float32, row stride ldy; columns [first, last), first a multiple of kTile
-//   scratch: matmul_q_scratch(m, kp) bytes, 64-byte aligned, one per thread
+//   scratch: matmul_q_scratch(kp) bytes, 64-byte aligned, one per thread
 //
 // Maths:   a = sum_t (x[i][t] - xzero[i]) (w8[t][j] - zero[j]), exact in int32 for k <= kMaxQuantizedK
 //          v = float(a) * (xscale[i] * scale[j]);  y = act(v + bias) or y + (v + bias)
@@ -54,9 +54,7 @@ struct MatmulQ {
 };
 using MatmulQFn = void (*)(const MatmulQ&);
 
-// The sums of m rows over a panel, then (int4 with many rows) the panel unpacked to int8.
-inline constexpr std::size_t matmul_q_scratch(std::size_t m, std::size_t kp) {
-  return m * kPanel * sizeof(float) + kp * kPanel;
-}
+// A panel of int4 unpacked to int8, for many rows.
+inline constexpr std::size_t matmul_q_scratch(std::size_t kp) { return kp * kPanel; }
 
 }  // namespace gpt2::kernels

@@ -30,7 +30,7 @@ std::size_t widest(const Weights& w) {
 std::size_t scratch_floats(const Config& c, std::size_t width) {
   const std::size_t floats =
       std::max(kernels::matmul_scratch(Model::kMaxRows), kernels::attention_scratch(c.positions));
-  const std::size_t bytes = width == 0 ? 0 : kernels::matmul_q_scratch(Model::kMaxRows, width);
+  const std::size_t bytes = width == 0 ? 0 : kernels::matmul_q_scratch(width);
   return kernels::round_up(std::max(floats, bytes / sizeof(float)), 16);
 }
 

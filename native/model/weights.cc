@@ -163,7 +163,7 @@ class Collector {
     Vector sums(padded);
     const float one = 1.0f;
     const std::int32_t zero = 0;
-    const std::size_t scratch = kernels::matmul_q_scratch(1, kp);
+    const std::size_t scratch = kernels::matmul_q_scratch(kp);
     std::vector<AlignedBytes> memory;
     for (int t = 0; t < pool_.threads(); ++t) memory.emplace_back(scratch);
     pool_.run((out.n + kernels::kPanel - 1) / kernels::kPanel, [&](std::size_t task, int thread) {

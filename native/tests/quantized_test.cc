@@ -80,7 +80,7 @@ struct Problem {
     zero.assign(padded, 0);
     w8.assign(k * n, 0);
     tiles = AlignedBytes(packed_bytes(s.dtype, k, n));
-    scratch = AlignedBytes(matmul_q_scratch(m, kp));
+    scratch = AlignedBytes(matmul_q_scratch(kp));
     if (s.dtype == DType::kI8) {
       fill_int8(pick);
     } else {

@@ -25,7 +25,10 @@ struct Products : avx2::Ints {
   }
   static X spread(const std::uint8_t* x) { return _mm256_set1_epi32(four(x)); }
   static Acc dot(Acc a, X x, const W& w) {
-    return {_mm256_dpbusd_avx_epi32(a.low, x, w.low), _mm256_dpbusd_avx_epi32(a.high, x, w.high)};
+    // By name, as avx512vnni/ does and for the same reason.
+    __asm__("%{vex%} vpdpbusd %2, %1, %0" : "+x"(a.low) : "x"(x), "x"(w.low));
+    __asm__("%{vex%} vpdpbusd %2, %1, %0" : "+x"(a.high) : "x"(x), "x"(w.high));
+    return a;
   }
 };
 

@@ -74,6 +74,9 @@ inline typename V::F activation(Activation a, typename V::F x) {
   }
 }
 
+// Whether activation() computes it; the others are done lane by lane.
+constexpr bool vectorised(Activation a) { return a != Activation::kTanh && a != Activation::kGeluErf; }
+
 // erf and tanh forms are rare in checkpoints; the C library's functions are exact enough and one lane at a time.
 template <class V>
 inline void activate_by_lane(Activation a, float* y, std::size_t n) {
@@ -85,7 +88,7 @@ inline void activate_by_lane(Activation a, float* y, std::size_t n) {
 template <class V>
 void activate(Activation a, float* y, std::size_t n) {
   if (a == Activation::kNone) return;
-  if (a == Activation::kTanh || a == Activation::kGeluErf) return activate_by_lane<V>(a, y, n);
+  if (!vectorised(a)) return activate_by_lane<V>(a, y, n);
   std::size_t j = 0;
   for (; j + kLanes <= n; j += kLanes) V::store(y + j, activation<V>(a, V::load(y + j)));
   if (j < n) {

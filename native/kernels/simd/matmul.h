@@ -6,18 +6,31 @@
 
 namespace gpt2::kernels::simd {
 
-// y[row][first + j] = act(sum[j] + bias), or y += sum + bias, for n columns; `a` is a Matmul or a MatmulQ.
+// y[row][first + j] = act(sum[j] + bias), or y += sum + bias, for n columns; `a` is a Matmul or a MatmulQ. The
+// activation is applied before the only store, and whole vectors go without a mask: what was just stored under a mask
+// would have to reach the cache before it could be read again.
 template <class V, class A>
 inline void finish_row(const A& a, std::size_t row, std::size_t first, const float* sum, std::size_t n) {
   float* y = a.y + row * a.ldy + first;
+  const bool by_lane = !vectorised(a.activation);
   for (std::size_t j = 0; j < n; j += kLanes) {
+    const bool whole = n - j >= kLanes;
     const typename V::Mask m = V::mask(n - j);
-    typename V::F v = V::load(sum + j, m);
-    if (a.bias != nullptr) v = V::add(v, V::load(a.bias + first + j, m));
-    if (a.accumulate) v = V::add(V::load(y + j, m), v);
-    V::store(y + j, v, m);
+    const auto read = [&](const float* p) { return whole ? V::load(p) : V::load(p, m); };
+    typename V::F v = read(sum + j);
+    if (a.bias != nullptr) v = V::add(v, read(a.bias + first + j));
+    if (a.accumulate) {
+      v = V::add(read(y + j), v);
+    } else if (!by_lane) {
+      v = activation<V>(a.activation, v);
+    }
+    if (whole) {
+      V::store(y + j, v);
+    } else {
+      V::store(y + j, v, m);
+    }
   }
-  if (!a.accumulate) activate<V>(a.activation, y, n);
+  if (!a.accumulate && by_lane) activate_by_lane<V>(a.activation, y, n);
 }
 
 // Panel by panel; with many rows also block of k by block of k, so that a panel stays in the cache while the rows pass.

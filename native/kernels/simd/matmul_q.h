@@ -11,6 +11,7 @@
 #pragma once
 #include "kernels/matmul_q.h"
 #include "kernels/simd/matmul.h"
+#include "kernels/simd/unroll.h"
 
 namespace gpt2::kernels::simd {
 
@@ -27,37 +28,42 @@ inline void scale_sums(const MatmulQ& a, std::size_t i, std::size_t first, typen
   V::store(sums, V::mul(Q::to_float(acc), V::mul(V::set(a.xscale[i]), V::load(a.scale + first))));
 }
 
+// The scaled sums of a register tile.
+template <class V, class Q, int R, int N>
+inline void scale_tile(const MatmulQ& a, std::size_t i, std::size_t first, const typename Q::Acc (&acc)[R][N],
+                       float* sums) {
+  unrolled<R>([&](auto r) __attribute__((always_inline)) {
+    unrolled<N>([&](auto n) __attribute__((always_inline)) {
+      scale_sums<V, Q>(a, i + r, first + n * kTile, acc[r][n], sums + r * kPanel + n * kTile);
+    });
+  });
+}
+
 // acc[r][n] = the exact sum over all lines.
 template <class Q, int R, int N>
 inline void sum_lines(const std::uint8_t* x, std::size_t ldx, const std::byte* w, std::size_t stride,
                       typename Q::Acc (&acc)[R][N]) {
   typename Q::Acc count[N];
-#pragma GCC unroll 8
-  for (int n = 0; n < N; ++n) {
+  unrolled<N>([&](auto n) __attribute__((always_inline)) {
     count[n] = Q::zero();
-#pragma GCC unroll 8
-    for (int r = 0; r < R; ++r) acc[r][n] = Q::zero();
-  }
+    unrolled<R>([&](auto r) __attribute__((always_inline)) { acc[r][n] = Q::zero(); });
+  });
   for (std::size_t line = 0; line < stride; line += kLine) {
     typename Q::W b[N];
-#pragma GCC unroll 8
-    for (int n = 0; n < N; ++n) {
-      b[n] = Q::weights(w + line + static_cast<std::size_t>(n) * stride);
+    unrolled<N>([&](auto n) __attribute__((always_inline)) {
+      b[n] = Q::weights(w + line + n * stride);
       if constexpr (Q::kCentred) count[n] = Q::count(count[n], b[n]);
-    }
-#pragma GCC unroll 8
-    for (int r = 0; r < R; ++r) {
-      const typename Q::X four = Q::spread(x + static_cast<std::size_t>(r) * ldx + line / kTile);
-#pragma GCC unroll 8
-      for (int n = 0; n < N; ++n) acc[r][n] = Q::dot(acc[r][n], four, b[n]);
-    }
+    });
+    unrolled<R>([&](auto r) __attribute__((always_inline)) {
+      const typename Q::X four = Q::spread(x + r * ldx + line / kTile);
+      unrolled<N>([&](auto n) __attribute__((always_inline)) { acc[r][n] = Q::dot(acc[r][n], four, b[n]); });
+    });
   }
   if constexpr (Q::kCentred) {
-#pragma GCC unroll 8
-    for (int n = 0; n < N; ++n) {
-#pragma GCC unroll 8
-      for (int r = 0; r < R; ++r) acc[r][n] = Q::add(acc[r][n], Q::mul(Q::set(128), count[n]));
-    }
+    unrolled<N>([&](auto n) __attribute__((always_inline)) {
+      unrolled<R>([&](auto r)
+                      __attribute__((always_inline)) { acc[r][n] = Q::add(acc[r][n], Q::mul(Q::set(128), count[n])); });
+    });
   }
 }
 
@@ -69,19 +75,11 @@ inline void tile_i8(const MatmulQ& a, std::size_t i, std::size_t first, const st
     static_assert(N == 1);
     typename Q::Acc rows[R];
     Q::template sum_rows<R>(a.x + i * a.ldx, a.ldx, w, stride, rows);
-#pragma GCC unroll 8
-    for (int r = 0; r < R; ++r) acc[r][0] = rows[r];
+    unrolled<R>([&](auto r) __attribute__((always_inline)) { acc[r][0] = rows[r]; });
   } else {
     sum_lines<Q, R, N>(a.x + i * a.ldx, a.ldx, w, stride, acc);
   }
-#pragma GCC unroll 8
-  for (int r = 0; r < R; ++r) {
-#pragma GCC unroll 8
-    for (int n = 0; n < N; ++n) {
-      scale_sums<V, Q>(a, i + static_cast<std::size_t>(r), first + static_cast<std::size_t>(n) * kTile, acc[r][n],
-                       sums + static_cast<std::size_t>(r) * kPanel + static_cast<std::size_t>(n) * kTile);
-    }
-  }
+  scale_tile<V, Q, R, N>(a, i, first, acc, sums);
 }
 
 // The same from nibbles: the sums of a group are multiplied by its mult before they join the total.
@@ -90,97 +88,82 @@ inline void tile_i4(const MatmulQ& a, std::size_t i, std::size_t first, const st
                     float* sums) {
   using Acc = typename Q::Acc;
   const std::size_t groups = padded_k(DType::kI4, a.k) / a.group, lines = a.group / 8, runs = a.group / kSumRun;
+  const std::uint8_t* x = a.x + i * a.ldx;
   Acc total[R][N];
-#pragma GCC unroll 8
-  for (int r = 0; r < R; ++r) {
-#pragma GCC unroll 8
-    for (int n = 0; n < N; ++n) total[r][n] = Q::zero();
-  }
+  unrolled<R>([&](auto r) __attribute__((always_inline)) {
+    unrolled<N>([&](auto n) __attribute__((always_inline)) { total[r][n] = Q::zero(); });
+  });
   for (std::size_t g = 0; g < groups; ++g) {
     std::int32_t sum[R];
     Acc acc[R][N];
-#pragma GCC unroll 8
-    for (int r = 0; r < R; ++r) {
-      const std::int32_t* s = a.xsums + (i + static_cast<std::size_t>(r)) * a.ldsums + g * runs;
+    unrolled<R>([&](auto r) __attribute__((always_inline)) {
+      const std::int32_t* s = a.xsums + (i + r) * a.ldsums + g * runs;
       sum[r] = 0;
       for (std::size_t run = 0; run < runs; ++run) sum[r] += s[run];
-#pragma GCC unroll 8
-      for (int n = 0; n < N; ++n) acc[r][n] = a.offset == nullptr ? Q::set(-8 * sum[r]) : Q::zero();
-    }
-    for (std::size_t l = 0; l < lines; ++l) {
-      const std::size_t line = (g * lines + l) * kLine;
-#pragma GCC unroll 8
-      for (int n = 0; n < N; ++n) {
+      unrolled<N>([&](auto n) __attribute__((always_inline)) {
+        acc[r][n] = a.offset == nullptr ? Q::set(-8 * sum[r]) : Q::zero();
+      });
+    });
+    for (std::size_t line = g * lines * kLine; line < (g + 1) * lines * kLine; line += kLine) {
+      typename Q::X low_x[R], high_x[R];
+      unrolled<R>([&](auto r) __attribute__((always_inline)) {
+        low_x[r] = Q::spread(x + r * a.ldx + line / 8);
+        high_x[r] = Q::spread(x + r * a.ldx + line / 8 + 4);
+      });
+      unrolled<N>([&](auto n) __attribute__((always_inline)) {
         typename Q::Codes low, high;
-        Q::nibbles(w + line + static_cast<std::size_t>(n) * stride, low, high);
-#pragma GCC unroll 8
-        for (int r = 0; r < R; ++r) {
-          const std::uint8_t* x = a.x + (i + static_cast<std::size_t>(r)) * a.ldx + line / 8;
-          acc[r][n] = Q::dot(Q::dot(acc[r][n], Q::spread(x), low), Q::spread(x + 4), high);
-        }
-      }
+        Q::nibbles(w + line + n * stride, low, high);
+        unrolled<R>([&](auto r) __attribute__((always_inline)) {
+          acc[r][n] = Q::dot(Q::dot(acc[r][n], low_x[r], low), high_x[r], high);
+        });
+      });
     }
-#pragma GCC unroll 8
-    for (int n = 0; n < N; ++n) {
-      const std::size_t at = ((first / kTile + static_cast<std::size_t>(n)) * groups + g) * kTile;
+    unrolled<N>([&](auto n) __attribute__((always_inline)) {
+      const std::size_t at = ((first / kTile + n) * groups + g) * kTile;
       const Acc mult = Q::load_u8(a.mult + at);
-#pragma GCC unroll 8
-      for (int r = 0; r < R; ++r) {
+      unrolled<R>([&](auto r) __attribute__((always_inline)) {
         total[r][n] = Q::add(total[r][n], Q::mul(acc[r][n], mult));
         if (a.offset != nullptr) {
           total[r][n] = Q::add(total[r][n], Q::mul(Q::set(sum[r]), Q::load_i8(a.offset + at)));
         }
+      });
+    });
+  }
+  scale_tile<V, Q, R, N>(a, i, first, total, sums);
+}
+
+// N tiles of outputs for `rows` rows from i, at most as many as a register tile has.
+template <class V, class Q, int N, bool kNibbles>
+inline void register_tile(const MatmulQ& a, std::size_t i, std::size_t rows, std::size_t first, const std::byte* w,
+                          std::size_t stride, float* sums) {
+  constexpr int kMost = kNibbles ? Q::kNibbleRows : Q::kRows;
+  unrolled<kMost>([&](auto r) __attribute__((always_inline)) {
+    constexpr int kRows = decltype(r)::value + 1;
+    if (rows != kRows) return;
+    if constexpr (kNibbles) {
+      tile_i4<V, Q, kRows, N>(a, i, first, w, stride, sums);
+    } else {
+      tile_i8<V, Q, kRows, N>(a, i, first, w, stride, sums);
+    }
+  });
+}
+
+// A panel of up to four tiles, `w` holding their weights: each few rows are summed and finished while their sums are in
+// the first-level cache.
+template <class V, class Q, bool kNibbles>
+inline void panel(const MatmulQ& a, std::size_t first, std::size_t n, const std::byte* w, std::size_t stride) {
+  constexpr std::size_t kMost = kNibbles ? Q::kNibbleRows : Q::kRows;
+  alignas(kLine) float sums[kMost * kPanel];
+  for (std::size_t i = 0; i < a.m; i += kMost) {
+    const std::size_t rows = a.m - i < kMost ? a.m - i : kMost;
+    if (V::kTileVectors == 4 && n > 3 * kTile) {
+      register_tile<V, Q, V::kTileVectors, kNibbles>(a, i, rows, first, w, stride, sums);
+    } else {
+      for (std::size_t t = 0; t * kTile < n; ++t) {
+        register_tile<V, Q, 1, kNibbles>(a, i, rows, first + t * kTile, w + t * stride, stride, sums + t * kTile);
       }
     }
-  }
-#pragma GCC unroll 8
-  for (int r = 0; r < R; ++r) {
-#pragma GCC unroll 8
-    for (int n = 0; n < N; ++n) {
-      scale_sums<V, Q>(a, i + static_cast<std::size_t>(r), first + static_cast<std::size_t>(n) * kTile, total[r][n],
-                       sums + static_cast<std::size_t>(r) * kPanel + static_cast<std::size_t>(n) * kTile);
-    }
-  }
-}
-
-// One panel of `tiles` tiles for all rows, in register tiles of at most kMost rows.
-template <class V, class Q, int N, bool kNibbles>
-inline void panel_tiles(const MatmulQ& a, std::size_t first, const std::byte* w, std::size_t stride, float* sums) {
-  constexpr int kMost = kNibbles ? Q::kNibbleRows : Q::kRows;
-  const auto rows = [&]<int R>(std::size_t i) {
-    float* out = sums + i * kPanel;
-    if constexpr (kNibbles) {
-      tile_i4<V, Q, R, N>(a, i, first, w, stride, out);
-    } else {
-      tile_i8<V, Q, R, N>(a, i, first, w, stride, out);
-    }
-  };
-  std::size_t i = 0;
-  for (; i + kMost <= a.m; i += kMost) rows.template operator()<kMost>(i);
-  const std::size_t left = a.m - i;
-  if constexpr (kMost > 5) {
-    if (left == 5) return rows.template operator()<5>(i);
-  }
-  if constexpr (kMost > 4) {
-    if (left == 4) return rows.template operator()<4>(i);
-  }
-  if constexpr (kMost > 3) {
-    if (left == 3) return rows.template operator()<3>(i);
-  }
-  if constexpr (kMost > 2) {
-    if (left == 2) return rows.template operator()<2>(i);
-  }
-  if (left == 1) rows.template operator()<1>(i);
-}
-
-template <class V, class Q, bool kNibbles>
-inline void panel(const MatmulQ& a, std::size_t first, std::size_t tiles, const std::byte* w, std::size_t stride,
-                  float* sums) {
-  if constexpr (V::kTileVectors > 1) {
-    if (tiles == 4) return panel_tiles<V, Q, 4, kNibbles>(a, first, w, stride, sums);
-  }
-  for (std::size_t t = 0; t < tiles; ++t) {
-    panel_tiles<V, Q, 1, kNibbles>(a, first + t * kTile, w + t * stride, stride, sums + t * kTile);
+    for (std::size_t r = 0; r < rows; ++r) finish_row<V>(a, i + r, first, sums + r * kPanel, n);
   }
 }
 
@@ -200,24 +183,21 @@ inline void unpack_tile(const MatmulQ& a, std::size_t tile, const std::byte* w, 
 
 template <class V, class Q>
 void matmul_q(const MatmulQ& a) {
-  auto* sums = static_cast<float*>(a.scratch);
-  auto* unpacked = static_cast<std::byte*>(a.scratch) + a.m * kPanel * sizeof(float);
   const std::size_t stride = tile_bytes(a.dtype, a.k);
+  auto* unpacked = static_cast<std::byte*>(a.scratch);
   for (std::size_t first = a.first; first < a.last; first += kPanel) {
     const std::size_t n = a.last - first < kPanel ? a.last - first : kPanel;
-    const std::size_t tiles = round_up(n, kTile) / kTile;
     const std::byte* w = static_cast<const std::byte*>(a.w) + first / kTile * stride;
     if (a.dtype == DType::kI8) {
-      panel<V, Q, false>(a, first, tiles, w, stride, sums);
+      panel<V, Q, false>(a, first, n, w, stride);
     } else if (a.m <= Q::kNibbleRows) {
-      panel<V, Q, true>(a, first, tiles, w, stride, sums);
+      panel<V, Q, true>(a, first, n, w, stride);
     } else {
-      for (std::size_t t = 0; t < tiles; ++t) {
+      for (std::size_t t = 0; t * kTile < n; ++t) {
         unpack_tile<Q>(a, first / kTile + t, w + t * stride, unpacked + 2 * t * stride);
       }
-      panel<V, Q, false>(a, first, tiles, unpacked, 2 * stride, sums);
+      panel<V, Q, false>(a, first, n, unpacked, 2 * stride);
     }
-    for (std::size_t i = 0; i < a.m; ++i) finish_row<V>(a, i, first, sums + i * kPanel, n);
   }
 }
 

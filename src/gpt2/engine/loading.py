@@ -42,9 +42,10 @@ def load(
         weights: how the matrices are kept. "auto" keeps float32, bfloat16, int8 and int4 as the file has
             them and widens float16 (exactly). "bfloat16" rounds to nearest even; "int8" and "int4" round as
             `gpt2 quantize` does, and compute with int8 activations.
-        cache: how the keys and values of attention are kept. "auto" is float32. "bfloat16" halves and "int8"
-            (with a scale per position and head) quarters the memory and the traffic, and changes the logits
-            a little.
+        cache: how the keys and values of attention are kept. "bfloat16" halves and "int8" (with a scale
+            per position and head) quarters the memory and the traffic, and changes the logits a little.
+            "auto" is int8 beside int8 and int4 weights, whose activations are 8 bits wide anyway, and
+            float32 beside floats.
         threads: how many threads compute, this one included; None is every processor that the process may
             use. The result does not depend on it.
         isa: "auto", "generic", "avx2", "avx512" or "neon"; None is the environment's GPT2_ISA, or "auto".
@@ -62,7 +63,7 @@ def load(
     config, tensors, dtype = _read(path, folder, weights)
     tokenizer = _tokenizer(folder, config)
     native = _native.Engine(
-        _native_config(config, "float32" if cache == "auto" else cache),
+        _native_config(config, _cache_dtype(cache, dtype)),
         tensors,
         isa if isa is not None else os.environ.get("GPT2_ISA", "auto"),
         count,
@@ -75,6 +76,12 @@ def load(
         path=path,
         weights=dtype,
     )
+
+
+def _cache_dtype(cache: CacheDtype, weights: str) -> str:
+    if cache != "auto":
+        return cache
+    return "int8" if weights in ("int8", "int4") else "float32"
 
 
 def _thread_count(threads: int | None) -> int:

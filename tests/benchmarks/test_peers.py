@@ -6,6 +6,7 @@ The worker here is a real process with an engine of a few lines, written into a 
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -246,3 +247,33 @@ def test_a_worker_without_a_turn_is_stopped(worker: Worker) -> None:
 def test_a_stopped_worker_can_be_ended(worker: Worker) -> None:
     worker.stop()
     assert not os.path.exists(f"/proc/{worker.pid}")
+
+
+def alive(pid: int) -> bool:
+    """Whether it runs or could; a dead one may wait for long until its foster parent asks for its status."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] not in "ZX"
+    except FileNotFoundError:
+        return False
+
+
+def test_workers_do_not_outlive_a_runner_that_is_killed(command: list[str], tmp_path: Path) -> None:
+    runner = f"""
+import time
+from pathlib import Path
+from harness.workers import Worker
+worker = Worker({[*command, "{}"]!r}, {{"PYTHONPATH": {str(tmp_path)!r}}}, Path({str(tmp_path / "log")!r}))
+print(worker.pid, flush=True)
+time.sleep(60)
+"""
+    process = subprocess.Popen(
+        [sys.executable, "-c", runner], stdout=subprocess.PIPE, text=True, cwd=ROOT / "benchmarks" / "peers"
+    )
+    with process:
+        pid = int(process.stdout.readline()) if process.stdout else 0
+        assert alive(pid)
+        process.kill()
+    deadline = time.monotonic() + 5
+    while alive(pid) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert not alive(pid)

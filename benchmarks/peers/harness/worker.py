@@ -11,9 +11,11 @@ that print do so to stderr: stdout belongs to the protocol.
 
 from __future__ import annotations
 
+import ctypes
 import importlib
 import json
 import os
+import signal
 import sys
 import time
 from pathlib import Path
@@ -28,6 +30,12 @@ def claim_stdout() -> TextIO:
     mine = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
     return mine
+
+
+def die_with_the_runner() -> None:
+    """A stopped process does not see that its stdin has ended, so the kernel ends it with its parent."""
+    set_parent_death_signal = 1
+    ctypes.CDLL(None).prctl(set_parent_death_signal, int(signal.SIGKILL))
 
 
 def peak_megabytes() -> float:
@@ -52,6 +60,7 @@ def answer(engine: Runs, request: dict[str, Any]) -> dict[str, Any]:
 
 def main() -> None:
     adapter, folder, checkpoint, threads, options = sys.argv[1:]
+    die_with_the_runner()
     out = claim_stdout()
 
     def say(message: dict[str, Any]) -> None:

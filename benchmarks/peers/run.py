@@ -24,7 +24,7 @@ from pathlib import Path
 
 from harness import checkpoint, environments, report, rounds
 from harness.catalogue import ROWS, WIDTHS, select
-from harness.operations import Operation, Plan
+from harness.operations import Operation, plan
 
 SCALINGS = ("threads", "context", "batch")
 
@@ -41,8 +41,11 @@ def arguments() -> argparse.Namespace:
         "--only", type=words, default=[], help="words in the names of the rows; all by default"
     )
     parser.add_argument("--widths", type=words, default=[], help=f"of {', '.join(WIDTHS)}; all by default")
-    parser.add_argument("--ops", type=words, default=[*Plan().operations, rounds.COLD], help="of the above")
+    parser.add_argument("--ops", type=words, default=[*plan(), rounds.COLD], help="of the above")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument(
+        "--share", type=float, default=1.0, help="of the tokens of each decode: less for a first look"
+    )
     parser.add_argument("--shape", choices=checkpoint.SHAPES, default="124M")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--alive", choices=("all", "width", "one"), help="engines loaded at once")
@@ -53,7 +56,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--cache", type=Path, default=environments.default_cache())
     parser.add_argument("--output", type=Path, help="a folder; by default results/SHAPE in the cache folder")
     args = parser.parse_args()
-    known = {"ops": [*Plan().operations, rounds.COLD], "widths": list(WIDTHS), "scaling": list(SCALINGS)}
+    known = {"ops": [*plan(), rounds.COLD], "widths": list(WIDTHS), "scaling": list(SCALINGS)}
     for option, values in known.items():
         if wrong := set(getattr(args, option)) - set(values):
             parser.error(f"--{option}: unknown {', '.join(sorted(wrong))}; known: {', '.join(values)}")
@@ -103,7 +106,7 @@ def main() -> None:
     if args.scaling:
         done = sweep(args)
     else:
-        chosen = {name: op for name, op in Plan().operations.items() if name in args.ops}
+        chosen = {name: op for name, op in plan(args.share).items() if name in args.ops}
         done = bench(args, chosen, cold=rounds.COLD in args.ops)
         done.run(select(ROWS, args.only, args.widths), args.rounds)
     print(report.text(done))

@@ -21,7 +21,7 @@ from machine import ROOT
 sys.path.insert(0, str(ROOT / "benchmarks" / "peers"))
 
 from harness import catalogue, checkpoint, limits, operations, table
-from harness.operations import Operation, Plan
+from harness.operations import Operation, plan
 from harness.workers import Worker, WorkerError
 
 # --- the statistics ---
@@ -106,7 +106,8 @@ def test_a_decode_counts_the_tokens_after_the_first_and_a_prefill_those_of_the_p
 
 
 def test_the_operations_fit_the_window() -> None:
-    assert all(op.context + op.new <= 1024 for op in Plan().operations.values())
+    assert all(op.context + op.new <= 1024 for op in plan().values())
+    assert all(1 < op.new < plan()[name].new for name, op in plan(0.1).items() if not op.is_prefill)
 
 
 def test_rows_have_names_of_their_own_and_environments_that_exist() -> None:

@@ -8,7 +8,7 @@ prompts, T tokens of each. Runs inside the workers, so it needs the standard lib
 from __future__ import annotations
 
 import random
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
 Prompts = list[list[int]]
@@ -57,19 +57,19 @@ class Operation:
         return {"op": "run", "seed": seed, **asdict(self), **more}
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """The operations of a round by the names of the table."""
+def plan(share: float = 1.0) -> dict[str, Operation]:
+    """The operations of a round by the names of the table; `share` shortens the decodes, not the prompts."""
 
-    operations: dict[str, Operation] = field(
-        default_factory=lambda: {
-            "A": Operation(context=32, new=257),
-            "A900": Operation(context=868, new=65),
-            "P": Operation(context=512, new=1),
-            "B8": Operation(context=32, new=129, batch=8),
-            "B32": Operation(context=32, new=65, batch=32),
-        }
-    )
+    def new(tokens: int) -> int:
+        return 1 + max(4, round(tokens * share))
+
+    return {
+        "A": Operation(context=32, new=new(256)),
+        "A900": Operation(context=868, new=new(64)),
+        "P": Operation(context=512, new=1),
+        "B8": Operation(context=32, new=new(128), batch=8),
+        "B32": Operation(context=32, new=new(64), batch=32),
+    }
 
 
 WARM_UP = (Operation(context=8, new=4), Operation(context=512, new=1), Operation(context=32, new=4, batch=8))

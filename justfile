@@ -30,3 +30,7 @@ docs:
 # How fast it starts, and how large it is.
 startup:
     python benchmarks/startup/run.py
+
+# This engine beside its peers, after `python benchmarks/peers/setup.py`: `just peers --widths int8 --rounds 3`.
+peers *arguments:
+    python benchmarks/peers/run.py {{arguments}}

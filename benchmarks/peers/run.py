@@ -1,11 +1,10 @@
-"""Compare this engine with its peers in one interleaved run: decode, prefill, batches, cold start, memory,
-files.
+"""Compare this engine with its peers in one interleaved run: speed, cold start, memory, files.
 
-    python benchmarks/peers/setup.py                                  # once: install the peers python
-    benchmarks/peers/run.py                                    # everything; on two cores about half an hour
-    python benchmarks/peers/run.py --only gpt2,llama --widths int8,int4 --ops A,A900 --rounds 3 python
-    benchmarks/peers/run.py --shape 1.5B --alive one python benchmarks/peers/run.py --scaling
-    threads,context,batch --only gpt2,openvino
+    python benchmarks/peers/setup.py                          # once: install the peers
+    python benchmarks/peers/run.py                            # everything; about half an hour on two cores
+    python benchmarks/peers/run.py --only gpt2,llama --widths int8,int4 --ops A,A900 --rounds 3
+    python benchmarks/peers/run.py --shape 1.5B --alive one
+    python benchmarks/peers/run.py --scaling threads,context,batch --only gpt2,openvino
 
 A: one stream, tokens/s from context 32 to 288. A900: the same from 868 to 932. P: prompt tokens/s of a
 prefill of 512. B8, B32: tokens/s of 8 and 32 streams together from context 32. cold: seconds from exec to
@@ -48,6 +47,9 @@ def arguments() -> argparse.Namespace:
     )
     parser.add_argument("--shape", choices=checkpoint.SHAPES, default="124M")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument(
+        "--patience", type=float, default=0.0, help="seconds to wait for calm before each operation"
+    )
     parser.add_argument("--alive", choices=("all", "width", "one"), help="engines loaded at once")
     parser.add_argument(
         "--scaling", type=words, default=[], help=f"instead: sweeps over {', '.join(SCALINGS)}"
@@ -72,6 +74,7 @@ def bench(args: argparse.Namespace, operations: dict[str, Operation], cold: bool
         operations=operations,
         cold=cold,
         alive=alive,
+        patience=args.patience,
     )
 
 

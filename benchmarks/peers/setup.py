@@ -1,7 +1,7 @@
 """Install the peers, each in a virtual environment of its own, from their published packages.
 
-    python benchmarks/peers/setup.py                          # all of them; about 6 GB, and a compiler for
-    llama.cpp python benchmarks/peers/setup.py --only onnxruntime,llamacpp --cache DIR
+    python benchmarks/peers/setup.py               # all: about 6 GB, and a C++ compiler for llama.cpp
+    python benchmarks/peers/setup.py --only onnxruntime,llamacpp --cache DIR
 
 The cache folder is --cache, $GPT2_PEERS_CACHE, or gpt2-peers in the user's cache folder. An environment that
 cannot be made is reported and left out; the comparison runs without it and says so.

@@ -20,7 +20,7 @@ from machine import ROOT
 
 sys.path.insert(0, str(ROOT / "benchmarks" / "peers"))
 
-from harness import catalogue, checkpoint, limits, operations, table
+from harness import catalogue, checkpoint, company, limits, operations, table
 from harness.operations import Operation, plan
 from harness.workers import Worker, WorkerError
 
@@ -154,6 +154,23 @@ def test_a_decode_at_the_bandwidth_has_the_whole_share() -> None:
     share = limits.share_of_reading(26e9 / size, "int8", "124M", operation, found)
     assert share == pytest.approx(1.0)
     assert limits.share_of_reading(1.0, "int8", "124M", Operation(512, 1), found) is None
+
+
+# --- other work on the machine ---
+
+
+def test_busy_time_leaves_out_idling_and_waiting() -> None:
+    ticks = os.sysconf("SC_CLK_TCK")
+    line = f"cpu  {3 * ticks} {ticks} {2 * ticks} {900 * ticks} {50 * ticks} 0 0 0 7 7"
+    assert company.busy_seconds(f"{line}\ncpu0 1 1 1 1 1 1 1 1 1 1\n") == 6.0
+
+
+def test_a_watch_sees_our_own_work_and_can_leave_it_out() -> None:
+    watch, began = company.Watch(), time.process_time()
+    while time.process_time() - began < 0.3:
+        pass
+    assert watch.others() > 0.0
+    assert watch.others(ours=1e6) == 0.0
 
 
 # --- the checkpoint's tokenizer ---

@@ -109,6 +109,11 @@ def share_table(bench: Bench) -> str:
     return table.layout(lines)
 
 
+def others(bench: Bench) -> table.Spread | None:
+    """Cores that other processes kept busy during the operations."""
+    return table.spread(value for result in bench.results.values() for value in result.company)
+
+
 def agreement(bench: Bench) -> dict[str, float]:
     """For each row, the part of its last tokens (first round) that are those of the first float32 row that
     ran.
@@ -136,7 +141,8 @@ def text(bench: Bench) -> str:
     arithmetic = ", ".join(f"{kind} {value / 1e3:.2f}" for kind, value in limit["gops"].items())
     parts = [
         f"{bench.shape} shape, {bench.threads} threads. Reads GB/s at {reading}. "
-        f"Arithmetic, 1e12/s: {arithmetic}.",
+        f"Arithmetic, 1e12/s: {arithmetic}. "
+        f"Cores busy with other work, by operation: {table.cell(others(bench))}.",
         rates(bench),
     ]
     if entries := ratios(bench):
@@ -161,6 +167,7 @@ def as_json(bench: Bench) -> dict[str, Any]:
                 "ours": result.row.is_ours,
                 "options": result.row.options,
                 "rounds": result.rounds,
+                "other_work_cores": [round(value, 2) for value in result.company],
                 "files_mb": round(result.files_mb, 1),
                 "share_of_limit": shares(bench, result, bench.operations),
                 "error": result.error,

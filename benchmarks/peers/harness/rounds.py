@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from harness import conversion, environments, limits, workers
+from harness import company, conversion, environments, limits, workers
 from harness.catalogue import WIDTHS, Row
 from harness.operations import WARM_UP, Operation
 from harness.workers import Worker, WorkerError
@@ -34,6 +34,8 @@ class Result:
     rounds: dict[str, list[float | None]] = field(default_factory=dict)
     chosen: dict[str, list[int]] = field(default_factory=dict)
     """The last tokens of the first round, for the comparison with the others."""
+    company: list[float] = field(default_factory=list)
+    """Cores that other processes kept busy, for each operation."""
     files_mb: float = 0.0
     error: str = ""
 
@@ -51,6 +53,8 @@ class Bench:
     operations: dict[str, Operation]
     cold: bool = True
     alive: str = "all"
+    patience: float = 0.0
+    """Seconds to wait for a calm machine before each operation."""
     suffix: str = ""
     """Appended to the names of operations: a sweep over threads is several runs that share results."""
     limits: list[dict[str, Any]] = field(default_factory=list)
@@ -137,19 +141,23 @@ class Bench:
         result = self.results[row.name]
         for name in names:
             key = name + self.suffix
+            company.wait_for_calm(self.patience)
+            watch = company.Watch()
             try:
                 answer = worker.measure(self.operations[name], seed=at)
             except WorkerError as error:
                 result.add(key, None)
                 say(f"{row.name}, {key}: {error}")
                 continue
+            result.company.append(watch.others(answer["cpu_seconds"]))
             result.add(key, answer["tokens_per_second"])
             result.chosen.setdefault(key, answer["chosen"])
             say(f"round {at + 1}, {key}: {row.name} {answer['tokens_per_second']:.1f} tokens/s")
 
     def _cold(self, row: Row, at: int) -> None:
-        """A new process: seconds to its first token, and its peak memory after one stream of 32 + 257."""
+        """A new process: seconds to its first token, and its peak memory after one stream of operation A."""
         result = self.results[row.name]
+        company.wait_for_calm(self.patience)
         try:
             worker = workers.start(row, self.cache, self.shape, self.threads)
         except WorkerError as error:
@@ -158,7 +166,7 @@ class Bench:
         result.add(COLD + self.suffix, worker.cold_seconds)
         try:
             if at == 0:
-                answer = worker.measure(Operation(context=32, new=257), seed=0)
+                answer = worker.measure(self.operations.get("A", Operation(context=32, new=257)), seed=0)
                 result.add("memory" + self.suffix, answer["peak_mb"])
         except WorkerError as error:
             self._fail(row, error)

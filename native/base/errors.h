@@ -12,6 +12,8 @@ enum class ErrorKind {
   kWeights,         // tensors that do not make a model
   kEngine,          // the machine or the build lacks what was asked for
   kOutOfMemory,
+  kOverloaded,  // the queue is full
+  kExpired,     // a request waited longer than it was willing to
 };
 
 // what: the thing that is wrong ("top_p", "tensor h.0.attn.c_attn.weight"); the other fields may be empty.

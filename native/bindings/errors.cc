@@ -17,6 +17,8 @@ const char* python_name(ErrorKind kind) {
     case ErrorKind::kWeights: return "WeightsError";
     case ErrorKind::kEngine: return "EngineError";
     case ErrorKind::kOutOfMemory: return "OutOfMemory";
+    case ErrorKind::kOverloaded: return "Overloaded";
+    case ErrorKind::kExpired: return "DeadlineExpired";
   }
   return "Error";
 }

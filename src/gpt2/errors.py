@@ -12,6 +12,8 @@
     ├── ModelNotFound         neither a directory nor a model that the hub (or its cache) has
     ├── HubError              the hub could not be reached, or the download could not be stored
     ├── EngineError           the machine or the build lacks what was asked for
+    │   ├── Overloaded        the queue is full; try again later
+    │   └── DeadlineExpired   the request waited in the queue longer than its deadline
     └── OutOfMemory           an allocation failed; nothing was changed      (also a MemoryError)
 
     ApproximateResult         a warning (a UserWarning): the answer was made, but not from all that was given
@@ -118,6 +120,14 @@ class HubError(Error):
 
 class EngineError(Error):
     code = "engine"
+
+
+class Overloaded(EngineError):
+    code = "overloaded"
+
+
+class DeadlineExpired(EngineError, TimeoutError):
+    code = "deadline_expired"
 
 
 class OutOfMemory(Error, MemoryError):

@@ -2,7 +2,12 @@
 #pragma once
 #include <nanobind/nanobind.h>
 
+#include <exception>
+
 namespace gpt2::bindings {
+
+// The exception that Python would get; needs the interpreter's lock.
+nanobind::object exception_object(const std::exception_ptr& error);
 
 void bind_errors(nanobind::module_& m);
 void bind_tokenizer(nanobind::module_& m);

@@ -1,9 +1,11 @@
-// Engine and Request for Python. Arrays come in and go out as numpy; the GIL is released while the engine computes.
+// Engine and Mailbox for Python. Arrays come in and go out as numpy; the GIL is released while the engine computes.
 #include "engine/engine.h"
 
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
+
+#include <chrono>
 
 #include "base/errors.h"
 #include "bindings/bindings.h"
@@ -16,12 +18,6 @@ namespace {
 
 using Ids = nb::ndarray<const std::int32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using Array = nb::ndarray<nb::ro, nb::c_contig, nb::device::cpu>;
-
-// Called between layers of long passes with the GIL released: lets Python handle Ctrl-C.
-void check_signals() {
-  nb::gil_scoped_acquire gil;
-  if (PyErr_CheckSignals() != 0) throw nb::python_error();
-}
 
 Config config_from(const nb::dict& d) {
   const auto size = [&](const char* key) { return nb::cast<std::size_t>(d[key]); };
@@ -79,21 +75,67 @@ nb::object float_array(std::vector<std::size_t> shape, const std::function<void(
   return nb::cast(nb::ndarray<nb::numpy, float>(data, shape.size(), shape.data(), owner));
 }
 
-nb::object choice_tuple(const sampling::Choice& c) {
-  nb::list top;
-  for (const auto& [token, logprob] : c.top) top.append(nb::make_tuple(token, logprob));
-  return nb::make_tuple(c.token, c.logprob, top);
+// Lets Python handle Ctrl-C during long calls, now and then: taking the interpreter's lock may wait for other threads.
+// Signals are the main thread's business, so that other threads get nothing to call.
+Poll signal_poll() {
+  const nb::object threading = nb::module_::import_("threading");
+  if (!threading.attr("main_thread")().is(threading.attr("current_thread")())) return nullptr;
+  static constexpr std::chrono::milliseconds kEvery{20};
+  return [asked = std::chrono::steady_clock::now()]() mutable {
+    const auto now = std::chrono::steady_clock::now();
+    if (now - asked < kEvery) return;
+    asked = now;
+    nb::gil_scoped_acquire gil;
+    if (PyErr_CheckSignals() != 0) throw nb::python_error();
+  };
 }
 
-nb::list step(Engine& engine, const std::vector<Request*>& requests) {
-  std::vector<sampling::Choice> choices;
+const char* ended_name(Ended ended) {
+  switch (ended) {
+    case Ended::kNo: break;
+    case Ended::kLength: return "length";
+    case Ended::kStop: return "stop";
+    case Ended::kContext: return "context";
+    case Ended::kError: return "error";
+  }
+  return nullptr;
+}
+
+// (request, alternative, token, logprob, [(id, logprob)], slides, why it ended or None, the error or None)
+nb::object event_tuple(const Event& e) {
+  nb::list top;
+  for (const auto& [token, logprob] : e.choice.top) top.append(nb::make_tuple(token, logprob));
+  const char* ended = ended_name(e.ended);
+  return nb::make_tuple(e.request, e.alternative, e.choice.token, e.choice.logprob, top, e.slides,
+                        ended == nullptr ? nb::object(nb::none()) : nb::object(nb::str(ended)),
+                        e.error ? exception_object(e.error) : nb::none());
+}
+
+nb::list wait(Mailbox& box) {
+  std::vector<Event> events;
+  const Poll poll = signal_poll();
   {
     nb::gil_scoped_release release;
-    choices = engine.step(requests, check_signals);
+    box.wait(events, poll);
   }
   nb::list out;
-  for (const sampling::Choice& c : choices) out.append(choice_tuple(c));
+  for (const Event& e : events) out.append(event_tuple(e));
   return out;
+}
+
+nb::dict stats(const Engine& engine) {
+  const Stats s = engine.stats();
+  nb::dict d;
+  d["waiting"] = s.waiting, d["running"] = s.running;
+  d["blocks"] = s.blocks, d["blocks_used"] = s.blocks_used;
+  d["blocks_cached"] = s.blocks_cached, d["blocks_free"] = s.blocks_free;
+  d["block_bytes"] = s.block_bytes, d["cache_bytes"] = s.cache_bytes;
+  d["requests"] = s.requests, d["sequences_ended"] = s.sequences_ended;
+  d["errors"] = s.errors, d["cancelled"] = s.cancelled;
+  d["steps"] = s.steps, d["tokens_computed"] = s.tokens_computed, d["tokens_chosen"] = s.tokens_chosen;
+  d["prompt_tokens"] = s.prompt_tokens, d["prefix_hit_tokens"] = s.prefix_hit_tokens;
+  d["preemptions"] = s.preemptions;
+  return d;
 }
 
 // A numpy array of bfloat16 bits from float32, rounded to nearest even, and back (exactly).
@@ -115,23 +157,53 @@ nb::object widen(const nb::ndarray<const std::uint16_t, nb::ndim<1>, nb::c_conti
   });
 }
 
-void bind_request(nb::module_& m) {
-  nb::class_<Request>(m, "Request")
+std::uint64_t submit(Mailbox& box, const Ids& ids, const sampling::Params& params, std::size_t max_new_tokens,
+                     std::uint32_t alternatives, bool slide, bool share_prefix, const std::string& salt, double timeout,
+                     std::size_t unread) {
+  Request r;
+  r.ids = to_vector(ids);
+  r.params = params;
+  r.max_new_tokens = max_new_tokens;
+  r.alternatives = alternatives;
+  r.slide = slide;
+  r.share_prefix = share_prefix;
+  r.salt = salt;
+  r.timeout = timeout;
+  r.unread = unread;
+  nb::gil_scoped_release release;
+  return box.submit(std::move(r));
+}
+
+void bind_mailbox(nb::module_& m) {
+  const auto unlocked = nb::call_guard<nb::gil_scoped_release>();
+  nb::class_<Mailbox>(m, "Mailbox", "A caller's side of the engine; see native/engine/mailbox.h.")
+      .def(nb::init<Engine&>(), "engine"_a, nb::keep_alive<1, 2>())
+      .def("submit", submit, "ids"_a, "params"_a, "max_new_tokens"_a, "alternatives"_a = 1, "slide"_a = false,
+           "share_prefix"_a = true, "salt"_a = "", "timeout"_a = 0.0, "unread"_a = 256)
+      .def("wait", wait,
+           "Waits for events: (request, alternative, token, logprob, [(id, logprob)], slides, ended, error).\n"
+           "An empty list says that none are left to come.")
       .def(
-          "__init__",
-          [](Request* self, const Engine& engine, const Ids& ids, const sampling::Params& params,
-             std::uint32_t alternative) { new (self) Request(engine.config(), to_vector(ids), params, alternative); },
-          "engine"_a, "ids"_a, "params"_a, "alternative"_a = 0)
-      .def("fork", &Request::fork, "alternative"_a)
-      .def("slide", &Request::slide, "keep"_a)
-      .def_prop_ro("window", &Request::window)
-      .def_prop_ro("generated", &Request::generated)
-      .def_prop_ro("cache_bytes", &Request::cache_bytes)
-      .def_prop_ro("ids", [](const Request& r) {
-        nb::list out;
-        for (std::int32_t id : r.ids()) out.append(id);
-        return out;
-      });
+          "cancel", [](Mailbox& box, std::uint64_t request) { box.cancel(request); }, "request"_a, unlocked)
+      .def(
+          "cancel", [](Mailbox& box, std::uint64_t request, std::uint32_t k) { box.cancel(request, k); }, "request"_a,
+          "alternative"_a, unlocked)
+      .def("pause", &Mailbox::pause, "request"_a, "paused"_a, unlocked)
+      .def("close", &Mailbox::close, unlocked)
+      .def_prop_ro("live", &Mailbox::live);
+}
+
+EngineOptions options_from(const nb::dict& d) {
+  EngineOptions o;
+  o.isa = nb::cast<std::string>(d["isa"]);
+  o.threads = nb::cast<int>(d["threads"]);
+  o.cache_bytes = nb::cast<std::size_t>(d["cache_bytes"]);
+  o.available_bytes = nb::cast<std::size_t>(d["available_bytes"]);
+  o.max_batch = nb::cast<std::size_t>(d["max_batch"]);
+  o.max_queue = nb::cast<std::size_t>(d["max_queue"]);
+  o.step_tokens = nb::cast<std::size_t>(d["step_tokens"]);
+  o.prefix_cache = nb::cast<bool>(d["prefix_cache"]);
+  return o;
 }
 
 }  // namespace
@@ -141,34 +213,29 @@ void bind_engine(nb::module_& m) {
       // The engine keeps the dict of tensors, and so the mapped file behind them, alive.
       .def(
           "__init__",
-          [](Engine* self, const nb::dict& config, const nb::dict& tensors, const std::string& isa, int threads) {
-            new (self) Engine(config_from(config), tensors_from(tensors), isa, threads);
+          [](Engine* self, const nb::dict& config, const nb::dict& tensors, const nb::dict& options) {
+            new (self) Engine(config_from(config), tensors_from(tensors), options_from(options));
           },
-          "config"_a, "tensors"_a, "isa"_a = "auto", "threads"_a = 1, nb::keep_alive<1, 3>())
+          "config"_a, "tensors"_a, "options"_a, nb::keep_alive<1, 3>())
       .def_prop_ro("isa", &Engine::isa)
       .def_prop_ro("threads", &Engine::threads)
       .def_prop_ro("weight_bytes", &Engine::weight_bytes)
-      .def(
-          "prefill",
-          [](Engine& e, const std::vector<Request*>& requests) {
-            nb::gil_scoped_release release;
-            e.prefill(requests, check_signals);
-          },
-          "requests"_a)
-      .def("step", step, "requests"_a)
+      .def_prop_ro("max_batch", &Engine::max_batch)
+      .def("stats", stats)
       .def(
           "logits",
           [](Engine& e, const Ids& ids, std::size_t first) {
             const std::size_t n = ids.size(), rows = first < n ? n - first : 0;
             return float_array({rows, e.config().vocab},
-                               [&](float* out) { e.logits(ids.data(), n, first, out, check_signals); });
+                               [&, poll = signal_poll()](float* out) { e.logits(ids.data(), n, first, out, poll); });
           },
           "ids"_a, "first"_a = 0)
       .def(
           "score",
           [](Engine& e, const Ids& ids) {
             const std::size_t n = ids.size();
-            return float_array({n == 0 ? 0 : n - 1}, [&](float* out) { e.score(ids.data(), n, out, check_signals); });
+            return float_array({n == 0 ? 0 : n - 1},
+                               [&, poll = signal_poll()](float* out) { e.score(ids.data(), n, out, poll); });
           },
           "ids"_a)
       .def(
@@ -176,10 +243,10 @@ void bind_engine(nb::module_& m) {
           [](Engine& e, const Ids& ids) {
             const std::size_t n = ids.size();
             return float_array({e.config().layers + 1, n, e.config().embd},
-                               [&](float* out) { e.hidden_states(ids.data(), n, out, check_signals); });
+                               [&, poll = signal_poll()](float* out) { e.hidden_states(ids.data(), n, out, poll); });
           },
           "ids"_a);
-  bind_request(m);
+  bind_mailbox(m);
   m.def("available_isas", [] {
     std::vector<std::string> names;
     for (Isa isa : available_isas()) names.emplace_back(isa_name(isa));

@@ -32,24 +32,37 @@ nb::object to_str(const std::string& text) {
 
 nb::object text_or_none(const std::string& text) { return text.empty() ? nb::none() : to_str(text); }
 
-void raise(ErrorKind kind, const std::string& item, const std::string& got, const std::string& expected,
-           const std::string& hint) {
-  nb::object type = nb::module_::import_("gpt2.errors").attr(python_name(kind));
-  nb::object error = type(to_str(item), nb::arg("got") = text_or_none(got),
-                          nb::arg("expected") = text_or_none(expected), nb::arg("hint") = text_or_none(hint));
-  PyErr_SetObject(type.ptr(), error.ptr());
+nb::object make(ErrorKind kind, const std::string& item, const std::string& got = {}, const std::string& expected = {},
+                const std::string& hint = {}) {
+  return nb::module_::import_("gpt2.errors")
+      .attr(python_name(kind))(to_str(item), nb::arg("got") = text_or_none(got),
+                               nb::arg("expected") = text_or_none(expected), nb::arg("hint") = text_or_none(hint));
 }
 
+void raise(const nb::object& error) { PyErr_SetObject(reinterpret_cast<PyObject*>(Py_TYPE(error.ptr())), error.ptr()); }
+
 }  // namespace
+
+nb::object exception_object(const std::exception_ptr& p) {
+  try {
+    std::rethrow_exception(p);
+  } catch (const Error& e) {
+    return make(e.kind(), e.item(), e.got(), e.expected(), e.hint());
+  } catch (const std::bad_alloc&) {
+    return make(ErrorKind::kOutOfMemory, "the machine has no memory left for this call");
+  } catch (const std::exception& e) {
+    return make(ErrorKind::kEngine, e.what());
+  }
+}
 
 void bind_errors(nb::module_&) {
   nb::register_exception_translator([](const std::exception_ptr& p, void*) {
     try {
       std::rethrow_exception(p);
-    } catch (const Error& e) {
-      raise(e.kind(), e.item(), e.got(), e.expected(), e.hint());
+    } catch (const Error&) {
+      raise(exception_object(p));
     } catch (const std::bad_alloc&) {
-      raise(ErrorKind::kOutOfMemory, "the machine has no memory left for this call", {}, {}, {});
+      raise(exception_object(p));
     }
   });
 }

@@ -1,13 +1,30 @@
 #include "engine/engine.h"
 
+#include <unistd.h>
+
 #include <algorithm>
 #include <cstring>
-#include <exception>
 
 #include "base/errors.h"
+#include "engine/job.h"
+#include "kernels/types.h"
 
 namespace gpt2 {
+
+static_assert(scheduler::kBlockTokens == kernels::kBlock, "the scheduler and the kernels mean the same block");
+
 namespace {
+
+std::size_t window_blocks(const Config& config) {
+  return (config.positions + scheduler::kBlockTokens - 1) / scheduler::kBlockTokens;
+}
+
+void check_ids(const std::int32_t* ids, std::size_t count, std::size_t tokens, const Config& config) {
+  check_tokens(ids, count, config);
+  check_window(tokens, config);
+}
+
+}  // namespace
 
 void check_window(std::size_t tokens, const Config& config) {
   if (tokens <= config.positions) return;
@@ -24,162 +41,126 @@ void check_tokens(const std::int32_t* ids, std::size_t count, const Config& conf
   }
 }
 
-}  // namespace
-
-Request::Request(const Config& config, std::vector<std::int32_t> ids, sampling::Params params,
-                 std::uint32_t alternative)
-    : ids_(std::move(ids)), params_(std::move(params)), alternative_(alternative), cache_(model::CacheShape(config)) {
-  check_tokens(ids_.data(), ids_.size(), config);
-  check_window(ids_.size(), config);
-  sampling::check(params_, static_cast<int>(config.vocab));
+Engine::Engine(const Config& config, const Tensors& tensors, const EngineOptions& options)
+    : isa_(choose_isa(options.isa)),
+      threads_(options.threads),
+      process_(static_cast<int>(getpid())),
+      prefix_cache_(options.prefix_cache),
+      name_(options.name),
+      model_(config, tensors, kernels::kernels_for(isa_), options.threads),
+      memory_(limits(config, options).blocks, model_.cache_shape().block_bytes()),
+      scheduler_(limits(config, options)) {
+  for (int t = 0; t < threads_; ++t) samplers_.emplace_back(static_cast<int>(config.vocab));
+  const std::size_t batch = options.max_batch;
+  pointers_.resize(batch * window_blocks(config));
+  slices_.reserve(batch), rows_.reserve(batch), samples_.reserve(batch), in_step_.reserve(batch);
+  choices_.resize(batch), problems_.resize(batch);
 }
 
-Request Request::fork(std::uint32_t alternative) const {
-  Request copy = *this;
-  copy.alternative_ = alternative;
-  return copy;
+Engine::~Engine() = default;
+
+scheduler::Limits Engine::limits(const Config& config, const EngineOptions& o) const {
+  const auto need = [](bool holds, const char* what, std::size_t got, const std::string& expected) {
+    if (!holds) throw Error(ErrorKind::kInvalidRequest, what, std::to_string(got), expected);
+  };
+  const std::size_t bytes = model_.cache_shape().block_bytes(), window = window_blocks(config);
+  need(o.max_batch >= 1 && o.max_batch <= model::Model::kMaxRows, "max_batch", o.max_batch,
+       "1 to " + std::to_string(model::Model::kMaxRows));
+  need(o.max_queue <= 1u << 20, "max_queue", o.max_queue, "at most " + std::to_string(1u << 20));
+  need(o.step_tokens >= 1 && o.step_tokens <= model::Model::kMaxRows, "step_tokens", o.step_tokens,
+       "1 to " + std::to_string(model::Model::kMaxRows));
+  need(o.cache_bytes == 0 || o.cache_bytes >= bytes, "cache_bytes", o.cache_bytes,
+       "at least " + std::to_string(bytes) + ", the keys and values of " + std::to_string(kernels::kBlock) +
+           " positions; a full window needs " + std::to_string(window * bytes));
+  scheduler::Limits limits;
+  // A batch of full windows, and as much again for prefixes that nobody uses: more would hardly ever be touched.
+  const std::size_t most = 2 * window * (o.max_batch + 1);
+  const std::size_t wanted =
+      o.cache_bytes == 0 ? std::max(window, o.available_bytes / 4 / bytes) : o.cache_bytes / bytes;
+  limits.blocks = std::min(most, wanted);
+  limits.positions = config.positions;
+  limits.rows = o.step_tokens;
+  limits.max_running = o.max_batch;
+  limits.max_waiting = o.max_queue;
+  return limits;
 }
 
-void Request::slide(std::size_t keep) {
-  window_start_ = ids_.size() - std::clamp<std::size_t>(keep, 1, ids_.size());
-  cache_.set_length(0);
+bool Engine::forked() const { return process_ != static_cast<int>(getpid()); }
+
+void Engine::check_process() const {
+  if (!forked()) return;
+  throw Error(ErrorKind::kEngine, "the engine was used after fork()", "a child process", "the process that loaded it",
+              "load the model again in the child");
 }
 
-Engine::Engine(const Config& config, const Tensors& tensors, const std::string& isa, int threads)
-    : isa_(choose_isa(isa)), threads_(threads), model_(config, tensors, kernels::kernels_for(isa_), threads) {
-  for (int t = 0; t < threads; ++t) samplers_.emplace_back(static_cast<int>(config.vocab));
+Stats Engine::stats() const {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  const scheduler::BlockPool& pool = scheduler_.pool();
+  const scheduler::Counters& c = scheduler_.counters();
+  Stats s = {};
+  s.waiting = scheduler_.waiting() + scheduler_.held();
+  s.running = scheduler_.running();
+  s.blocks = pool.size(), s.blocks_used = pool.used(), s.blocks_cached = pool.cached(), s.blocks_free = pool.free();
+  s.block_bytes = memory_.block_bytes(), s.cache_bytes = memory_.bytes();
+  s.requests = requests_, s.sequences_ended = ended_, s.errors = errors_, s.cancelled = cancelled_;
+  s.steps = steps_, s.tokens_computed = computed_, s.tokens_chosen = chosen_;
+  s.prompt_tokens = c.prompt_tokens, s.prefix_hit_tokens = c.hit_tokens, s.preemptions = c.preemptions;
+  return s;
 }
 
 template <typename Done>
-void Engine::run(const std::vector<Pending>& pending, const model::Capture& capture, const Poll& poll,
-                 const Done& done) {
-  for (const Pending& p : pending) p.cache->reserve(p.cache->length() + p.count);  // all or nothing
-  std::vector<model::Slice> slices;
-  std::vector<Piece> pieces;
-  std::size_t owner = 0, first = 0;
-  while (owner < pending.size()) {
-    std::size_t rows = 0;
-    slices.clear();
-    pieces.clear();
-    while (owner < pending.size() && rows < model::Model::kMaxRows) {
-      const Pending& p = pending[owner];
-      const std::size_t count = std::min(p.count - first, model::Model::kMaxRows - rows);
-      if (count > 0) {
-        slices.push_back({p.cache->blocks(), p.cache->length(), p.ids + first, count});
-        pieces.push_back({owner, first, rows, count});
-      }
-      rows += count;
-      first += count;
-      if (first == p.count) ++owner, first = 0;
+void Engine::run_alone(const std::int32_t* ids, std::size_t count, const model::Capture& capture, const Poll& poll,
+                       const Done& done) {
+  check_process();
+  const std::lock_guard<FairLock> turn(turn_);
+  struct Scratch {
+    Engine& engine;
+    std::vector<scheduler::BlockId> blocks;
+    ~Scratch() {
+      const std::lock_guard<std::mutex> lock(engine.mutex_);
+      engine.scheduler_.release_scratch(blocks);
     }
-    if (rows == 0) break;
-    model_.forward(slices, capture, poll);
-    for (const Piece& p : pieces) pending[p.owner].cache->set_length(pending[p.owner].cache->length() + p.count);
-    done(pieces);
+  } scratch{*this, {}};
+  std::vector<std::byte*> pointers;
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    scheduler_.take_scratch((count + scheduler::kBlockTokens - 1) / scheduler::kBlockTokens, scratch.blocks);
   }
-}
-
-void Engine::prefill(const std::vector<Request*>& requests, const Poll& poll) {
-  const std::lock_guard<std::mutex> lock(mutex_);
-  std::vector<Pending> pending;
-  for (Request* r : requests) {
-    check_window(r->window(), config());
-    const std::size_t from = r->pending_from();
-    pending.push_back({&r->cache_, r->ids_.data() + from, r->ids_.size() - 1 - std::min(from, r->ids_.size() - 1)});
-  }
-  run(pending, nullptr, poll, [](const std::vector<Piece>&) {});
-}
-
-std::vector<sampling::Choice> Engine::step(const std::vector<Request*>& requests, const Poll& poll) {
-  const std::lock_guard<std::mutex> lock(mutex_);
-  std::vector<Pending> pending;
-  for (Request* r : requests) {
-    check_window(r->window(), config());
-    r->ids_.reserve(r->ids_.size() + 1);
-    pending.push_back({&r->cache_, r->ids_.data() + r->pending_from(), r->ids_.size() - r->pending_from()});
-  }
-  std::vector<sampling::Choice> choices(requests.size());
-  std::vector<float> logits;
-  std::vector<std::size_t> rows;
-  std::vector<std::size_t> owners;
-  std::vector<Request*> ready;
-  run(pending, nullptr, poll, [&](const std::vector<Piece>& pieces) {
-    rows.clear();
-    owners.clear();
-    ready.clear();
-    for (const Piece& piece : pieces) {
-      if (piece.first + piece.count < pending[piece.owner].count) continue;
-      rows.push_back(piece.row + piece.count - 1);
-      owners.push_back(piece.owner);
-      ready.push_back(requests[piece.owner]);
-    }
-    if (rows.empty()) return;
-    logits.resize(rows.size() * config().vocab);
-    model_.logits(rows, logits.data());
-    std::vector<sampling::Choice> chosen(rows.size());
-    choose(ready, logits, chosen);
-    for (std::size_t i = 0; i < owners.size(); ++i) choices[owners[i]] = std::move(chosen[i]);
-  });
-  for (std::size_t i = 0; i < requests.size(); ++i) {
-    requests[i]->ids_.push_back(choices[i].token);
-    ++requests[i]->generated_;
-  }
-  return choices;
-}
-
-void Engine::choose(const std::vector<Request*>& requests, const std::vector<float>& logits,
-                    std::vector<sampling::Choice>& choices) {
-  std::vector<std::exception_ptr> errors(requests.size());
-  model_.pool().run(requests.size(), [&](std::size_t i, int thread) {
-    try {
-      const Request& r = *requests[i];
-      choices[i] = samplers_[static_cast<std::size_t>(thread)].next(
-          logits.data() + i * config().vocab, r.params_, r.ids_.data(), r.ids_.size(), r.generated_, r.alternative_);
-    } catch (...) {
-      errors[i] = std::current_exception();
-    }
-  });
-  for (const std::exception_ptr& error : errors) {
-    if (error) std::rethrow_exception(error);
+  for (const scheduler::BlockId b : scratch.blocks) pointers.push_back(memory_.get(b));
+  for (std::size_t at = 0; at < count; at += model::Model::kMaxRows) {
+    const std::size_t rows = std::min(model::Model::kMaxRows, count - at);
+    model_.forward({{pointers.data(), at, ids + at, rows}}, capture, poll);
+    done(at, rows);
   }
 }
 
 void Engine::logits(const std::int32_t* ids, std::size_t count, std::size_t first, float* out, const Poll& poll) {
-  check_tokens(ids, count, config());
-  check_window(count, config());
-  const std::lock_guard<std::mutex> lock(mutex_);
-  Cache cache(model_.cache_shape());
+  check_ids(ids, count, count, config());
   std::vector<std::size_t> rows;
-  run({{&cache, ids, count}}, nullptr, poll, [&](const std::vector<Piece>& pieces) {
-    const Piece& piece = pieces.front();
+  run_alone(ids, count, nullptr, poll, [&](std::size_t at, std::size_t n) {
     rows.clear();
-    for (std::size_t i = 0; i < piece.count; ++i) {
-      if (piece.first + i >= first) rows.push_back(i);
+    for (std::size_t i = 0; i < n; ++i) {
+      if (at + i >= first) rows.push_back(i);
     }
-    if (rows.empty()) return;
-    model_.logits(rows, out + (piece.first + rows.front() - first) * config().vocab);
+    if (!rows.empty()) model_.logits(rows, out + (at + rows.front() - first) * config().vocab);
   });
 }
 
 void Engine::score(const std::int32_t* ids, std::size_t count, float* out, const Poll& poll) {
-  check_tokens(ids, count, config());
-  check_window(count - 1, config());
+  check_ids(ids, count, count - 1, config());
   if (count < 2) return;
   // Only this many rows of logits exist at a time: 64 x 50,257 float32 are 13 MB.
   constexpr std::size_t kRows = 64;
   const std::size_t v = config().vocab;
-  const std::lock_guard<std::mutex> lock(mutex_);
-  Cache cache(model_.cache_shape());
   std::vector<float> logits(std::min(kRows, count) * v);
   std::vector<std::size_t> rows;
-  run({{&cache, ids, count - 1}}, nullptr, poll, [&](const std::vector<Piece>& pieces) {
-    const Piece& piece = pieces.front();
-    for (std::size_t at = 0; at < piece.count; at += kRows) {
+  run_alone(ids, count - 1, nullptr, poll, [&](std::size_t begin, std::size_t n) {
+    for (std::size_t at = 0; at < n; at += kRows) {
       rows.clear();
-      for (std::size_t i = at; i < std::min(piece.count, at + kRows); ++i) rows.push_back(i);
+      for (std::size_t i = at; i < std::min(n, at + kRows); ++i) rows.push_back(i);
       model_.logits(rows, logits.data());
       for (std::size_t i = 0; i < rows.size(); ++i) {
-        const std::size_t position = piece.first + rows[i];
+        const std::size_t position = begin + rows[i];
         out[position] = sampling::log_softmax_at(logits.data() + i * v, v, ids[position + 1]);
       }
     }
@@ -187,19 +168,15 @@ void Engine::score(const std::int32_t* ids, std::size_t count, float* out, const
 }
 
 void Engine::hidden_states(const std::int32_t* ids, std::size_t count, float* out, const Poll& poll) {
-  check_tokens(ids, count, config());
-  check_window(count, config());
-  const std::lock_guard<std::mutex> lock(mutex_);
+  check_ids(ids, count, count, config());
   const std::size_t c = config().embd, layers = config().layers;
-  Cache cache(model_.cache_shape());
   std::size_t done = 0;  // positions of earlier passes
   const auto capture = [&](std::size_t index, const float* rows) {
     const std::size_t n = std::min(model::Model::kMaxRows, count - done);
     if (index < layers) std::memcpy(out + (index * count + done) * c, rows, n * c * sizeof(float));
   };
-  run({{&cache, ids, count}}, capture, poll, [&](const std::vector<Piece>& pieces) {
-    const std::size_t n = pieces.front().count;
-    model_.normalised(0, n, out + (layers * count + done) * c);
+  run_alone(ids, count, capture, poll, [&](std::size_t at, std::size_t n) {
+    model_.normalised(0, n, out + (layers * count + at) * c);
     done += n;
   });
 }

@@ -1,21 +1,27 @@
-// The engine: requests in, tokens out. The only header that a C++ user includes.
+// The engine: requests in, tokens out, through mailboxes (mailbox.h). The only header that a C++ user includes.
 //
-//   Engine engine(config, tensors, "auto", 2);
-//   Request request(engine.config(), prompt_ids, sampling::Params{}, 0);
-//   while (...) { auto choices = engine.step({&request}, {}); ... }
+//   Engine engine(config, tensors, {.isa = "auto", .threads = 2});
+//   Mailbox box(engine);
 //
-// One step runs the pending tokens of any number of requests in ragged passes and chooses one token for each. What a
-// request gets depends on its own tokens, parameters and alternative alone. One call at a time: calls from several
-// threads wait for each other.
+// It owns the model, the memory of the KV cache, the scheduler that says what runs in a step (scheduler/scheduler.h
+// says how fair), and the samplers. What a request gets depends on its own tokens, parameters and alternative alone:
+// not on its company, on threads, on how its prompt is cut into chunks, on what the prefix cache holds, or on
+// preemption.
+//
+// Any number of threads may call. One of them at a time computes; the others wait, or come and go between steps. An
+// error of one request ends that request.
 #pragma once
 #include <memory>
 #include <mutex>
 #include <string>
 #include <vector>
 
-#include "engine/cache.h"
+#include "engine/block_memory.h"
+#include "engine/fair_lock.h"
+#include "engine/mailbox.h"
 #include "model/forward.h"
 #include "sampling/sampler.h"
+#include "scheduler/scheduler.h"
 
 namespace gpt2 {
 
@@ -24,53 +30,44 @@ using model::Poll;
 using model::Tensor;
 using model::Tensors;
 
-// One sequence that is being continued: its tokens, its cache, and how its next token is to be chosen.
-class Request {
- public:
-  // ids: at least one, all below config.vocab; alternative: which of the n continuations of one prompt this is. Throws
-  // kInvalidRequest.
-  Request(const Config& config, std::vector<std::int32_t> ids, sampling::Params params, std::uint32_t alternative);
-
-  // The same tokens and (copied) cache, to be continued as another alternative.
-  Request fork(std::uint32_t alternative) const;
-
-  const std::vector<std::int32_t>& ids() const { return ids_; }  // prompt and generated tokens
-  std::size_t generated() const { return generated_; }
-  std::size_t window() const { return ids_.size() - window_start_; }  // tokens that the model sees at the next step
-  std::size_t cache_bytes() const { return cache_.bytes(); }
-
-  // Forgets all but the last `keep` tokens: the next step encodes them anew, from position 0. For texts longer than
-  // n_positions.
-  void slide(std::size_t keep);
-
- private:
-  friend class Engine;
-  std::size_t pending_from() const { return window_start_ + cache_.length(); }
-
-  std::vector<std::int32_t> ids_;
-  std::size_t generated_ = 0, window_start_ = 0;
-  sampling::Params params_;
-  std::uint32_t alternative_;
-  Cache cache_;
+struct EngineOptions {
+  std::string isa = "auto";  // "generic", "avx2", "avx512"
+  int threads = 1;           // that compute, the caller's included
+  // At most, for keys and values; allocated as it is used. 0: a quarter of available_bytes, and at least a full window.
+  std::size_t cache_bytes = 0;
+  std::size_t available_bytes = std::size_t{1} << 30;  // memory that the machine has left
+  std::size_t max_batch = 256;                         // sequences that run together
+  std::size_t max_queue = 1024;                        // sequences that wait for that
+  std::size_t step_tokens = 256;                       // tokens of one step, at most Model::kMaxRows
+  bool prefix_cache = true;
+  std::string name;  // of weights and adapter: prefixes are shared within one name
 };
+
+struct Stats {
+  std::size_t waiting, running;  // sequences; waiting counts held alternatives, too
+  std::size_t blocks, blocks_used, blocks_cached, blocks_free, block_bytes, cache_bytes;
+  std::uint64_t requests, sequences_ended, errors, cancelled;
+  std::uint64_t steps, tokens_computed, tokens_chosen;
+  std::uint64_t prompt_tokens, prefix_hit_tokens, preemptions;
+};
+
+// Throw kInvalidRequest: an id outside the vocabulary (or none), more tokens than a window has.
+void check_tokens(const std::int32_t* ids, std::size_t count, const Config& config);
+void check_window(std::size_t tokens, const Config& config);
 
 class Engine {
  public:
-  // isa: "auto", "generic", "avx2", "avx512"; threads >= 1. The memory behind `tensors` must outlive the engine:
-  // quantised matrices and float embeddings are read where they lie. Throws
-  // kWeights, kEngine, kInvalidRequest.
-  Engine(const Config& config, const Tensors& tensors, const std::string& isa, int threads);
+  // The memory behind `tensors` must outlive the engine: quantised matrices and float embeddings are read where they
+  // lie. Throws kWeights, kEngine, kInvalidRequest, std::bad_alloc.
+  Engine(const Config& config, const Tensors& tensors, const EngineOptions& options);
+  ~Engine();
 
   const Config& config() const { return model_.config(); }
   const char* isa() const { return isa_name(isa_); }
   int threads() const { return threads_; }
   std::size_t weight_bytes() const { return model_.weights().bytes(); }
-
-  // Encodes all pending tokens of the requests but the last of each, so that fork() shares the work.
-  void prefill(const std::vector<Request*>& requests, const Poll& poll);
-
-  // One new token for each request, appended to it. Throws kInvalidRequest when a window is full (then slide() first).
-  std::vector<sampling::Choice> step(const std::vector<Request*>& requests, const Poll& poll);
+  std::size_t max_batch() const { return scheduler_.limits().max_running; }
+  Stats stats() const;
 
   // Logits after each of ids[first..], written to out [count - first, V].
   void logits(const std::int32_t* ids, std::size_t count, std::size_t first, float* out, const Poll& poll);
@@ -83,26 +80,69 @@ class Engine {
   void hidden_states(const std::int32_t* ids, std::size_t count, float* out, const Poll& poll);
 
  private:
-  struct Pending {
-    Cache* cache;
-    const std::int32_t* ids;
-    std::size_t count;
+  friend class Mailbox;
+  struct Sample {  // one token to choose
+    Job* job;
+    std::size_t row;  // of logits_
   };
-  // Runs all tokens in passes of at most kMaxRows rows; after each pass calls done(pass) with, for every piece, which
-  // Pending it belongs to, its first token there, its first row and its count.
-  struct Piece {
-    std::size_t owner, first, row, count;
-  };
+
+  // step.cc: one step. Returns whether there was anything to do. On an exception every request stands where it stood.
+  bool step(const Poll& poll);
+  bool prepare();
+  void back_with_memory();
+  void list_samples();
+  void choose();
+  void finish_step();
+  void finish_sample(std::size_t i);
+  void deliver(Job& job, Event event);
+  void fail(Job& job, const std::exception_ptr& error);
+  void end(Job& job);
+  void forget(Job& job);
+  void end_expired();
+  void clean_up();
+
+  // mailbox.cc
+  void call_next_leader();
+  void cancel_job(std::unique_ptr<Job> job);
+  void link(Mailbox& box);
+  void unlink(Mailbox& box);
+
+  // engine.cc: all of `ids` in scratch blocks; after each chunk calls done(first position, count).
   template <typename Done>
-  void run(const std::vector<Pending>& pending, const model::Capture& capture, const Poll& poll, const Done& done);
-  void choose(const std::vector<Request*>& requests, const std::vector<float>& logits,
-              std::vector<sampling::Choice>& choices);
+  void run_alone(const std::int32_t* ids, std::size_t count, const model::Capture& capture, const Poll& poll,
+                 const Done& done);
+  scheduler::Limits limits(const Config& config, const EngineOptions& options) const;
+  bool forked() const;
+  void check_process() const;  // throws kEngine in a fork
 
   Isa isa_;
-  int threads_;
+  int threads_, process_;
+  bool prefix_cache_;
+  std::string name_;
   model::Model model_;
   std::vector<sampling::Sampler> samplers_;  // one per thread
-  std::mutex mutex_;
+  BlockMemory memory_;
+
+  FairLock turn_;  // whoever holds it computes
+
+  mutable std::mutex mutex_;  // all below; never held while computing, and by nobody who waits for Python's lock
+  scheduler::Scheduler scheduler_;
+  std::uint64_t next_request_ = 1;
+  bool leading_ = false;  // some thread has taken it on itself to run steps
+  Mailbox* waiters_ = nullptr;
+  Job* orphans_ = nullptr;
+  std::uint64_t requests_ = 0, ended_ = 0, errors_ = 0, cancelled_ = 0, steps_ = 0, computed_ = 0, chosen_ = 0;
+
+  // Of the step that runs; by the thread that runs it.
+  const scheduler::Plan* plan_ = nullptr;
+  std::vector<std::byte*> pointers_;
+  std::vector<model::Slice> slices_;
+  std::vector<std::size_t> rows_;
+  std::vector<Sample> samples_;
+  std::vector<sampling::Choice> choices_;
+  std::vector<std::exception_ptr> problems_;
+  std::vector<float> logits_;
+  std::vector<Job*> in_step_;
 };
 
 }  // namespace gpt2

@@ -1,26 +1,36 @@
-"""The generation loop: prompts in, chunks of text out, one native step per token for all active requests.
+"""The generation loop: prompts in, chunks of text out.
 
-Knows when to stop and how tokens become text; how the next token is chosen is native/sampling, what the model
-computes is native/model. A request's result depends on nothing but itself (DESIGN: the same bits every
-time), so requests join and leave the batch freely.
+Knows when to stop and how tokens become text. Which requests run together, in which memory, is native/engine
+and native/scheduler; how the next token is chosen is native/sampling; what the model computes is
+native/model. A request's result depends on nothing but itself (the same bits every time), so requests join
+and leave the batch freely, from any number of threads.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator, Sequence
+from typing import TypeAlias
 
 from gpt2 import _native
 from gpt2.config import GPT2Config
 from gpt2.decoding import SamplingParams
 from gpt2.decoding.stop import Matched, StopMatcher
 from gpt2.engine.prompts import Ids, eos_ids
+from gpt2.errors import Overloaded
 from gpt2.protocols import Chunk, Completion, Cut, FinishReason, StreamDecoder
 from gpt2.tokenizer import Tokenizer
 
-MAX_BATCH = 32
-"""Requests that are advanced together; more wait. A sequence of 1024 tokens of the 124M shape caches 75
-MB."""
+Event: TypeAlias = tuple[int, int, int, float, list[tuple[int, float]], int, str | None, BaseException | None]
+"""What a mailbox brings: (request, alternative, token, logprob, most probable, slides, why it ended,
+error)."""
+
+Key: TypeAlias = tuple[int, int]
+"""A request's number and one of its alternatives."""
+
+IN_FLIGHT = 256
+"""Alternatives that one call keeps in the engine at a time: a full batch. Its other prompts wait outside, so
+that they do not fill the queue."""
 
 
 class Run:
@@ -28,7 +38,6 @@ class Run:
 
     def __init__(
         self,
-        request: _native.Request,
         params: SamplingParams,
         *,
         prompt_index: int,
@@ -40,7 +49,6 @@ class Run:
         decoder: StreamDecoder | None,
         known_ids: int,
     ) -> None:
-        self.request = request
         self.params = params
         self.prompt_index = prompt_index
         self.index = index
@@ -59,19 +67,11 @@ class Run:
         self._top: list[tuple[tuple[int, float], ...]] = []
         self._stop: str | int | None = None
 
-    def make_room(self, window: int) -> bool:
-        """Slide a full window if the request wants that. False when it is full and the run ends here."""
-        if self.request.window <= window:
-            return True
-        if self.params.overflow != "slide":
-            return False
-        self.request.slide(max(1, window // 2))
-        self.slides += 1
-        return True
-
-    def accept(self, choice: tuple[int, float, list[tuple[int, float]]], window: int) -> Chunk:
+    def accept(self, event: Event) -> Chunk:
         """Take the token that was chosen; the chunk holds the text that it makes certain."""
-        token, logprob, top = choice
+        _, _, token, logprob, top, self.slides, ended, error = event
+        if error is not None:
+            raise error
         self._tokens.append(token)
         if self.params.logprobs is not None:
             self._logprobs.append(logprob)
@@ -85,7 +85,7 @@ class Run:
             text = self._feed(self._text_of(token))
         if self.finish is None and len(self._tokens) >= self.params.max_new_tokens:
             self.finish = "length"
-        if self.finish is None and not self.make_room(window):
+        if self.finish is None and ended == "context":
             self.finish = "context"
         return self.chunk(text, 1)
 
@@ -159,7 +159,7 @@ def native_params(params: SamplingParams, seed: int, ends: frozenset[int]) -> _n
 
 
 class Generation:
-    """Continues prompts with one native engine. Iterating gives (prompt index, chunk) as they come."""
+    """Continues prompts with one native engine, all with the same options."""
 
     def __init__(
         self,
@@ -168,55 +168,88 @@ class Generation:
         tokenizer: Tokenizer | None,
         params: SamplingParams,
         seed: int,
+        *,
+        salt: str = "",
+        timeout: float | None = None,
     ) -> None:
         self._native = native
-        self._config = config
         self._tokenizer = tokenizer
         self._params = params
         self._seed = seed
+        self._salt = salt
+        self._timeout = timeout
         eos = {
             *eos_ids(config),
             *((tokenizer.eos_id,) if tokenizer is not None and tokenizer.eos_id is not None else ()),
         }
         self._ends: frozenset[int] = frozenset() if params.ignore_eos else frozenset(eos)
+        self._native_params = native_params(params, seed, self._ends)
+
+    @property
+    def native(self) -> _native.Engine:
+        return self._native
 
     def run(self, prompts: Sequence[tuple[Ids, Cut | None]]) -> Iterator[tuple[int, Chunk]]:
-        """Every chunk of every alternative of every prompt; closing the iterator drops the rest."""
+        """(prompt index, chunk) of every alternative of every prompt, as they come; closing the iterator
+        abandons the rest."""
         waiting = deque(enumerate(prompts))
-        active: list[Run] = []
-        window = self._config.n_positions
-        while waiting or active:
-            while waiting and len(active) < MAX_BATCH:
-                at, (ids, cut) = waiting.popleft()
-                runs = self._begin(at, ids, cut)
-                if self._params.max_new_tokens == 0:
-                    yield from self._nothing(runs)
-                else:
-                    active += runs
-            if not active:
-                continue
-            choices = self._native.step([run.request for run in active])
-            for run, choice in zip(active, choices, strict=True):
-                yield run.prompt_index, run.accept(choice, window)
-            active = [run for run in active if run.finish is None]
+        active: dict[Key, Run] = {}
+        mailbox = _native.Mailbox(self._native)
+        try:
+            while waiting or active:
+                while waiting and len(active) < IN_FLIGHT:
+                    at, (ids, cut) = waiting[0]
+                    if self._params.max_new_tokens == 0:
+                        yield from self.nothing(at, ids, cut)
+                    elif (begun := self._begin(mailbox, at, ids, cut, bool(active))) is None:
+                        break
+                    else:
+                        active |= begun
+                    waiting.popleft()
+                for event in mailbox.wait() if active else ():
+                    if (run := active.get(event[:2])) is None:
+                        continue  # a stop string ended it before the engine knew
+                    yield run.prompt_index, run.accept(event)
+                    if run.finish is not None:
+                        del active[event[:2]]
+                        mailbox.cancel(*event[:2])
+        finally:
+            mailbox.close()
 
-    def _nothing(self, runs: list[Run]) -> Iterator[tuple[int, Chunk]]:
-        for run in runs:
+    def _begin(
+        self, mailbox: _native.Mailbox, at: int, ids: Ids, cut: Cut | None, may_wait: bool
+    ) -> dict[Key, Run] | None:
+        """Submit a prompt; None when the queue is full and it may be tried again."""
+        try:
+            return self.submit(mailbox, at, ids, cut)
+        except Overloaded:
+            if may_wait:
+                return None
+            raise
+
+    def submit(self, mailbox: _native.Mailbox, at: int, ids: Ids, cut: Cut | None) -> dict[Key, Run]:
+        """Submit a prompt. The prompt is encoded once for all its alternatives."""
+        request = mailbox.submit(
+            ids,
+            self._native_params,
+            max_new_tokens=self._params.max_new_tokens,
+            alternatives=self._params.n,
+            slide=self._params.overflow == "slide",
+            salt=self._salt,
+            timeout=self._timeout or 0.0,
+        )
+        return {(request, run.index): run for run in self._runs(at, ids, cut)}
+
+    def nothing(self, at: int, ids: Ids, cut: Cut | None) -> Iterator[tuple[int, Chunk]]:
+        """What a prompt gets for max_new_tokens=0."""
+        for run in self._runs(at, ids, cut):
             run.finish = "length"
-            yield run.prompt_index, run.chunk("", 0)
+            yield at, run.chunk("", 0)
 
-    def _begin(self, at: int, ids: Ids, cut: Cut | None) -> list[Run]:
-        """The n alternatives of one prompt. The prompt is encoded once; each gets a copy of its cache."""
-        params = self._params
-        first = _native.Request(self._native, ids, native_params(params, self._seed, self._ends), 0)
-        requests = [first]
-        if params.n > 1 and params.max_new_tokens > 0:
-            self._native.prefill([first])
-        requests += [first.fork(k) for k in range(1, params.n)]
+    def _runs(self, at: int, ids: Ids, cut: Cut | None) -> list[Run]:
         return [
             Run(
-                request,
-                params,
+                self._params,
                 prompt_index=at,
                 index=k,
                 prompt_tokens=int(ids.size),
@@ -226,5 +259,10 @@ class Generation:
                 decoder=self._tokenizer.stream() if self._tokenizer is not None else None,
                 known_ids=self._tokenizer.vocab_size if self._tokenizer is not None else 0,
             )
-            for k, request in enumerate(requests)
+            for k in range(self._params.n)
         ]
+
+    @property
+    def empty(self) -> bool:
+        """No token is asked for."""
+        return self._params.max_new_tokens == 0

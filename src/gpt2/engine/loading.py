@@ -33,6 +33,10 @@ def load(
     cache: CacheDtype = "auto",
     threads: int | None = None,
     isa: str | None = None,
+    cache_bytes: int | None = None,
+    max_batch: int = 256,
+    max_queue: int = 1024,
+    prefix_cache: bool = True,
 ) -> LanguageModel:
     """Load a model. None is the bundled one.
 
@@ -49,6 +53,12 @@ def load(
         threads: how many threads compute, this one included; None is every processor that the process may
             use. The result does not depend on it.
         isa: "auto", "generic", "avx2", "avx512" or "neon"; None is the environment's GPT2_ISA, or "auto".
+        cache_bytes: memory for keys and values, at most; it is taken as it is needed and then kept. None is a
+            quarter of the memory that is available now, and at least what one full window needs.
+        max_batch: alternatives that are computed together, 1 to 256; more wait in the queue.
+        max_queue: alternatives that may wait there; one more is Overloaded.
+        prefix_cache: keep the keys and values of prompts for others that begin with the same tokens, as long
+            as nothing else needs the memory. The result does not depend on it.
 
     Raises:
         ModelNotFound, HubError, ConfigError, WeightsError, TokenizerError, EngineError, InvalidRequest.
@@ -65,8 +75,16 @@ def load(
     native = _native.Engine(
         _native_config(config, _cache_dtype(cache, dtype)),
         tensors,
-        isa if isa is not None else os.environ.get("GPT2_ISA", "auto"),
-        count,
+        {
+            "isa": isa if isa is not None else os.environ.get("GPT2_ISA", "auto"),
+            "threads": count,
+            "cache_bytes": _count("cache_bytes", cache_bytes, 1, 2**62) if cache_bytes is not None else 0,
+            "available_bytes": available_bytes(),
+            "max_batch": _count("max_batch", max_batch, 1, 256),
+            "max_queue": _count("max_queue", max_queue, 0, 2**20),
+            "step_tokens": 256,
+            "prefix_cache": bool(prefix_cache),
+        },
     )
     return LanguageModel(
         config=config,
@@ -87,9 +105,25 @@ def _cache_dtype(cache: CacheDtype, weights: str) -> str:
 def _thread_count(threads: int | None) -> int:
     if threads is None:
         return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    if isinstance(threads, bool) or not isinstance(threads, int) or not 1 <= threads <= 1024:
-        raise InvalidRequest("threads", got=repr(threads), expected="a whole number from 1 to 1024, or None")
-    return threads
+    return _count("threads", threads, 1, 1024, or_none=True)
+
+
+def _count(name: str, value: object, low: int, high: int, *, or_none: bool = False) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+        expected = f"a whole number from {low} to {high}{', or None' if or_none else ''}"
+        raise InvalidRequest(name, got=repr(value), expected=expected)
+    return value
+
+
+def available_bytes() -> int:
+    """Memory that new allocations may take without swapping: what Linux estimates, or else half of what the
+    machine has."""
+    try:
+        with open("/proc/meminfo", encoding="ascii") as lines:
+            fields = dict(line.split(":", 1) for line in lines)
+        return int(fields["MemAvailable"].split()[0]) * 1024
+    except (OSError, KeyError, ValueError):
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
 
 
 def _read(

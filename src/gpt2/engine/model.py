@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import secrets
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast, get_args
 
@@ -18,18 +18,22 @@ import numpy.typing as npt
 from gpt2 import _native
 from gpt2.config import GPT2Config
 from gpt2.decoding import SamplingParams
+from gpt2.engine.asynchronous import Dispatcher
 from gpt2.engine.generation import Generation
 from gpt2.engine.prompts import Ids, Prompt, as_ids, encode_prompt, is_one_prompt, start_id, too_long
+from gpt2.engine.stats import EngineStats
 from gpt2.errors import InvalidRequest, PromptTooLong, TokenizerError
-from gpt2.protocols import Chunk, Completion, NextToken, Pooling, Score
+from gpt2.protocols import Chunk, Completion, Cut, NextToken, Pooling, Score
 from gpt2.tokenizer import Tokenizer
 
 Floats = npt.NDArray[np.float32]
 
 
 class LanguageModel:
-    """A GPT-2 on the native engine. Made by gpt2.load(). Safe to call from several threads; calls take
-    turns."""
+    """A GPT-2 on the native engine. Made by gpt2.load().
+
+    Safe to call from any number of threads and coroutines: their requests are computed together.
+    """
 
     def __init__(
         self,
@@ -50,6 +54,7 @@ class LanguageModel:
         """How the matrices are kept: float32, bfloat16, int8 or int4."""
         self._tokenizer = tokenizer
         self._native = native
+        self._async = Dispatcher(native)
 
     def __repr__(self) -> str:
         return (
@@ -78,29 +83,38 @@ class LanguageModel:
         """The instruction set in use: generic, avx2, avx512 or neon."""
         return self._native.isa
 
+    def stats(self) -> EngineStats:
+        """How full the engine is and what it has done."""
+        return EngineStats(**self._native.stats())
+
     def generate(
         self,
         prompt: Prompt | Sequence[Prompt],
         params: SamplingParams | None = None,
         *,
         preset: str | None = None,
+        salt: str = "",
+        timeout: float | None = None,
         **options: Any,
     ) -> Completion | list[Completion]:
         """Continue a prompt (text or token ids), or each of a sequence of them.
 
         Options are the fields of SamplingParams, on top of `params` or a `preset`. One prompt with n == 1
         gives a Completion; otherwise a list, the n alternatives of a prompt side by side. Each prompt gets
-        the result that it gets alone. Raises InvalidRequest (PromptTooLong, UnknownOption).
+        the result that it gets alone.
+
+        Args:
+            salt: computed prefixes are shared with requests of the same salt alone. Nobody learns from the
+                time of an answer what others with another salt have asked.
+            timeout: seconds that a prompt may wait in the queue before it is begun; None is any time.
+
+        Raises:
+            InvalidRequest (PromptTooLong, UnknownOption), Overloaded, DeadlineExpired, OutOfMemory.
         """
-        one = is_one_prompt(prompt)
-        prompts = [cast(Prompt, prompt)] if one else list(cast("Sequence[Prompt]", prompt))
+        one, prompts = _prompts(prompt)
         chosen = _params(params, preset, options)
-        done: dict[tuple[int, int], Completion] = {}
-        for at, chunk in self._chunks(prompts, chosen):
-            if chunk.completion is not None:
-                done[at, chunk.index] = chunk.completion
-        ordered = [done[key] for key in sorted(done)]
-        return ordered[0] if one and chosen.n == 1 else ordered
+        chunks = self._generation(chosen, salt, timeout).run(self._encoded(prompts, chosen))
+        return _results(list(chunks), one and chosen.n == 1)
 
     def stream(
         self,
@@ -108,18 +122,51 @@ class LanguageModel:
         params: SamplingParams | None = None,
         *,
         preset: str | None = None,
+        salt: str = "",
+        timeout: float | None = None,
         **options: Any,
     ) -> Iterator[Chunk]:
         """The same continuation as generate(), piece by piece; with n > 1 the alternatives take turns.
 
-        Wrong arguments raise here, not at the first piece. Stop iterating to abandon the rest.
+        Wrong arguments raise here, not at the first piece. Close the iterator to abandon the rest.
         """
-        chunks = self._chunks([prompt], _params(params, preset, options))
-        return (chunk for _, chunk in chunks)
+        chosen = _params(params, preset, options)
+        chunks = self._generation(chosen, salt, timeout).run(self._encoded([prompt], chosen))
+        return _without_index(chunks)
 
-    def _chunks(self, prompts: Sequence[Prompt], params: SamplingParams) -> Iterator[tuple[int, Chunk]]:
-        seed = params.seed if params.seed is not None else secrets.randbits(63)
-        encoded = [encode_prompt(prompt, params, self.config, self._tokenizer) for prompt in prompts]
+    async def agenerate(
+        self,
+        prompt: Prompt | Sequence[Prompt],
+        params: SamplingParams | None = None,
+        *,
+        preset: str | None = None,
+        salt: str = "",
+        timeout: float | None = None,
+        **options: Any,
+    ) -> Completion | list[Completion]:
+        """generate() for asyncio. Cancelling the task frees what its requests hold within one step."""
+        one, prompts = _prompts(prompt)
+        chosen = _params(params, preset, options)
+        generation = self._generation(chosen, salt, timeout)
+        chunks = [c async for c in self._async.run(generation, self._encoded(prompts, chosen))]
+        return _results(chunks, one and chosen.n == 1)
+
+    def astream(
+        self,
+        prompt: Prompt,
+        params: SamplingParams | None = None,
+        *,
+        preset: str | None = None,
+        salt: str = "",
+        timeout: float | None = None,
+        **options: Any,
+    ) -> AsyncIterator[Chunk]:
+        """stream() for asyncio. A reader that lags is waited for; the others go on."""
+        chosen = _params(params, preset, options)
+        generation = self._generation(chosen, salt, timeout)
+        return _without_index_async(self._async.run(generation, self._encoded([prompt], chosen)))
+
+    def _generation(self, params: SamplingParams, salt: str, timeout: float | None) -> Generation:
         if self._tokenizer is None and params.stop:
             raise InvalidRequest(
                 "stop strings need a tokenizer, and this model has none", hint="stop_token_ids"
@@ -132,7 +179,15 @@ class LanguageModel:
                     expected=f"0 to {self.config.vocab_size - 1}",
                     source="vocab_size",
                 )
-        return Generation(self._native, self.config, self._tokenizer, params, seed).run(encoded)
+        if timeout is not None and not timeout > 0:
+            raise InvalidRequest("timeout", got=timeout, expected="a positive number of seconds, or None")
+        seed = params.seed if params.seed is not None else secrets.randbits(63)
+        return Generation(
+            self._native, self.config, self._tokenizer, params, seed, salt=salt, timeout=timeout
+        )
+
+    def _encoded(self, prompts: Sequence[Prompt], params: SamplingParams) -> list[tuple[Ids, Cut | None]]:
+        return [encode_prompt(prompt, params, self.config, self._tokenizer) for prompt in prompts]
 
     def logits(self, ids: Sequence[int] | npt.NDArray[Any], *, first: int = 0) -> Floats:
         """Unnormalised log-probabilities after each position, float32 [T, V]; with `first`, of positions
@@ -275,3 +330,31 @@ def _params(params: SamplingParams | None, preset: str | None, options: dict[str
     if preset is not None:
         raise InvalidRequest("params and preset contradict each other", hint="give one of them")
     return params.replace(**options) if options else params
+
+
+def _prompts(prompt: Prompt | Sequence[Prompt]) -> tuple[bool, list[Prompt]]:
+    """Whether one prompt was given, and all of them."""
+    one = is_one_prompt(prompt)
+    return one, [cast(Prompt, prompt)] if one else list(cast("Sequence[Prompt]", prompt))
+
+
+def _results(chunks: Iterable[tuple[int, Chunk]], one: bool) -> Completion | list[Completion]:
+    done = {(at, c.index): c.completion for at, c in chunks if c.completion is not None}
+    ordered = [done[key] for key in sorted(done)]
+    return ordered[0] if one else ordered
+
+
+def _without_index(chunks: Iterator[tuple[int, Chunk]]) -> Iterator[Chunk]:
+    try:
+        for _, chunk in chunks:
+            yield chunk
+    finally:
+        chunks.close()  # type: ignore[attr-defined]
+
+
+async def _without_index_async(chunks: AsyncIterator[tuple[int, Chunk]]) -> AsyncIterator[Chunk]:
+    try:
+        async for _, chunk in chunks:
+            yield chunk
+    finally:
+        await chunks.aclose()  # type: ignore[attr-defined]

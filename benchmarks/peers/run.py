@@ -99,7 +99,8 @@ def sweep(args: argparse.Namespace) -> rounds.Bench:
             part.threads, part.results, part.limits = threads, whole.results, whole.limits
             part.suffix = f", {threads} threads" if kind == "threads" else ""
             part.run(rows, args.rounds)
-            whole.operations |= {name + part.suffix: op for name, op in part.operations.items()}
+            if kind != "threads":  # whose limits would be those of several counts
+                whole.operations |= part.operations
     return whole
 
 

@@ -5,7 +5,7 @@
 
 namespace gpt2 {
 
-enum class Isa { kGeneric, kAvx2, kAvx512, kNeon };
+enum class Isa { kGeneric, kAvx2, kAvx512, kAmx, kNeon };
 
 const char* isa_name(Isa isa);
 
@@ -19,8 +19,8 @@ bool has_avx512_vnni();
 bool has_neon_dot();
 bool has_neon_i8mm();
 
-// name: "auto" or "" for the fastest available, else "generic", "avx2", "avx512", "neon". Throws kEngine for a name
-// that is unknown, or that this machine lacks.
+// name: "auto" or "" for the fastest available, else "generic", "avx2", "avx512", "amx", "neon". Throws kEngine for a
+// name that is unknown, or that this machine lacks.
 Isa choose_isa(const std::string& name);
 
 }  // namespace gpt2

@@ -40,7 +40,7 @@ struct HeadLayout {
 };
 
 // Stores key and value [D] at `slot` of a head. bfloat16 rounds to nearest even; int8 to 255 steps of max|v| / 127.
-// Error: u16 |v| with u16 = 2^-9 (bfloat16), max|v| / 254 (1 + 2^-20) (int8).
+// Error: 2^-8 |v| (bfloat16), max|v| / 254 (1 + 2^-20) (int8).
 void write_head(const HeadLayout& layout, std::byte* head, std::size_t slot, const float* key, const float* value);
 
 struct Attention {

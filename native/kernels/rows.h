@@ -26,6 +26,9 @@ struct Quantized {
 // The scale and zero of a row whose values, and 0, lie in [low, high]; `odd` is 0 when all of them are finite.
 Quantized quantized_range(float low, float high, float odd);
 
+// out = x rounded to bfloat16 (narrow_bf16), zeros from n to `padded`, a multiple of kLanes.
+using NarrowFn = void (*)(const float* x, std::size_t n, std::size_t padded, std::uint16_t* out);
+
 using QuantizeFn = Quantized (*)(const float* x, std::size_t n, std::size_t padded, std::uint8_t* q,
                                  std::int32_t* sums);
 

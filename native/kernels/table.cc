@@ -5,9 +5,14 @@ namespace gpt2::kernels {
 Kernels kernels_for(Isa isa) {
   Kernels table = generic::kTable;
 #if defined(__x86_64__)
-  if (isa == Isa::kAvx512) {
+  if (isa == Isa::kAvx512 || isa == Isa::kAmx) {
     table = avx512::kTable;
     if (has_avx512_vnni()) table.matmul_q = avx512vnni::kMatmulQ;
+    if (isa == Isa::kAmx) {
+      table.matmul = amx::kMatmul;
+      table.matmul_q = amx::kMatmulQ;
+      table.narrow = amx::kNarrow;
+    }
   } else if (isa == Isa::kAvx2) {
     table = avx2::kTable;
     if (has_avx_vnni()) table.matmul_q = avxvnni::kMatmulQ;

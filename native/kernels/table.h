@@ -15,6 +15,7 @@ struct Kernels {
   LayerNormFn layer_norm;
   ActivateFn activate;
   QuantizeFn quantize;
+  NarrowFn narrow = nullptr;  // where it is, matmul with bfloat16 weights reads what it made (Matmul::narrow_x)
 };
 
 Kernels kernels_for(Isa isa);
@@ -35,6 +36,15 @@ extern const Kernels kTable;
 namespace avx512vnni {
 extern const MatmulQFn kMatmulQ;
 }
+namespace amx {
+extern const MatmulFn kMatmul;
+extern const MatmulQFn kMatmulQ;
+extern const NarrowFn kNarrow;
+// The same on a unit in plain C++, for tests: in the library gpt2_amx_software.
+extern const MatmulFn kSoftwareMatmul;
+extern const MatmulQFn kSoftwareMatmulQ;
+extern const NarrowFn kSoftwareNarrow;
+}  // namespace amx
 namespace neon {
 extern const Kernels kTable;
 }

@@ -16,12 +16,17 @@ constexpr std::size_t kPollRows = 16;
 // Rows of one task of the kernels that work row by row.
 constexpr std::size_t kRowTask = 16;
 
-// The widest input of an integer layer, as its codes are stored; 0 when all weights are floats.
-std::size_t widest(const Weights& w) {
+// Bytes of a row as a layer reads it: the codes of integers, or bfloat16 where the kernels narrow; 0 for float32.
+std::size_t row_bytes(const Linear& l, const kernels::Kernels& kernels) {
+  if (l.integer()) return l.padded_k();
+  const bool narrow = kernels.narrow != nullptr && l.dtype == kernels::DType::kBF16;
+  return narrow ? kernels::round_up(l.k, kernels::kNarrowK) * sizeof(std::uint16_t) : 0;
+}
+
+// The widest of them; 0 when all layers read float32.
+std::size_t widest(const Weights& w, const kernels::Kernels& kernels) {
   std::size_t width = 0;
-  const auto see = [&](const Linear& l) {
-    if (l.integer()) width = std::max(width, l.padded_k());
-  };
+  const auto see = [&](const Linear& l) { width = std::max(width, row_bytes(l, kernels)); };
   see(w.head);
   for (const Layer& l : w.layers) see(l.attn), see(l.attn_proj), see(l.fc), see(l.fc_proj);
   return width;
@@ -46,7 +51,7 @@ Model::Model(const Config& config, const Tensors& tensors, const kernels::Kernel
       qkv_(kMaxRows * 3 * config.embd),
       inner_(kMaxRows * std::max(config.inner, config.embd)) {
   collect(config, tensors, kernels_, pool_, weights_);
-  width_ = widest(weights_);
+  width_ = widest(weights_, kernels_);
   scratch_size_ = scratch_floats(config, width_);
   scratch_ = AlignedFloats(scratch_size_ * static_cast<std::size_t>(threads));
   if (width_ == 0) return;
@@ -73,11 +78,11 @@ void Model::forward(const std::vector<Slice>& slices, const Capture& capture, co
     linear(normed_.data(), layer.attn, qkv_.data(), rows, Activation::kNone, false);
     write_cache(slices, i);
     attend(slices, i);
-    quantize(normed_.data(), layer.attn_proj, rows);
+    prepare(normed_.data(), layer.attn_proj, rows);
     linear(normed_.data(), layer.attn_proj, x_.data(), rows, Activation::kNone, true);
     norm(x_.data(), layer.ln_2_gain, layer.ln_2_bias, normed_.data(), rows, &layer.fc);
     linear(normed_.data(), layer.fc, inner_.data(), rows, config_.activation, false);
-    quantize(inner_.data(), layer.fc_proj, rows);
+    prepare(inner_.data(), layer.fc_proj, rows);
     linear(inner_.data(), layer.fc_proj, x_.data(), rows, Activation::kNone, true);
     if (capture) capture(i + 1, x_.data());
   }
@@ -117,21 +122,26 @@ void Model::norm(const float* x, const Vector& gain, const Vector& bias, float* 
     const std::size_t last = std::min(rows, (task + 1) * kRowTask);
     for (std::size_t i = task * kRowTask; i < last; ++i) {
       kernels_.layer_norm(x + i * n, gain.data(), bias.data(), config_.epsilon, y + i * n, n);
-      if (next != nullptr && next->integer()) quantize_row(y + i * n, *next, i);
+      if (next != nullptr) prepare_row(y + i * n, *next, i);
     }
   });
 }
 
-void Model::quantize(const float* x, const Linear& next, std::size_t rows) {
-  if (!next.integer()) return;
+void Model::prepare(const float* x, const Linear& next, std::size_t rows) {
+  if (row_bytes(next, kernels_) == 0) return;
   pool_.run((rows + kRowTask - 1) / kRowTask, [&](std::size_t task, int) {
     const std::size_t last = std::min(rows, (task + 1) * kRowTask);
-    for (std::size_t i = task * kRowTask; i < last; ++i) quantize_row(x + i * next.k, next, i);
+    for (std::size_t i = task * kRowTask; i < last; ++i) prepare_row(x + i * next.k, next, i);
   });
 }
 
-void Model::quantize_row(const float* x, const Linear& next, std::size_t row) {
+void Model::prepare_row(const float* x, const Linear& next, std::size_t row) {
+  const std::size_t bytes = row_bytes(next, kernels_);
+  if (bytes == 0) return;
   auto* codes = reinterpret_cast<std::uint8_t*>(codes_.data()) + row * width_;
+  if (!next.integer()) {
+    return kernels_.narrow(x, next.k, bytes / sizeof(std::uint16_t), reinterpret_cast<std::uint16_t*>(codes));
+  }
   std::int32_t* sums = code_sums_.data() + row * (width_ / kernels::kSumRun);
   const kernels::Quantized q = kernels_.quantize(x, next.k, next.padded_k(), codes, sums);
   code_scales_[row] = q.scale;
@@ -161,6 +171,8 @@ void Model::linear(const float* x, const Linear& layer, float* y, std::size_t ro
       fill(a);
       a.x = x;
       a.ldx = layer.k;
+      a.narrow_x = reinterpret_cast<const std::uint16_t*>(codes_.data());
+      a.narrow_ldx = width_ / sizeof(std::uint16_t);
       return kernels_.matmul(a);
     }
     kernels::MatmulQ a = {};
@@ -231,7 +243,7 @@ void Model::logits(const std::vector<std::size_t>& rows, float* out) {
       float* row = normed_.data() + i * c;
       kernels_.layer_norm(x_.data() + rows[i] * c, weights_.ln_f_gain.data(), weights_.ln_f_bias.data(),
                           config_.epsilon, row, c);
-      if (head.integer()) quantize_row(row, head, i);
+      prepare_row(row, head, i);
     }
   });
   linear(normed_.data(), head, out, rows.size(), Activation::kNone, false);

@@ -51,11 +51,12 @@ class Model {
   };
   void plan_attention(const std::vector<Slice>& slices);
   void embed(const std::vector<Slice>& slices);
-  // y = LN(x), and the quantised rows if `next`, which will read y, has integer weights.
+  // y = LN(x), and the rows as `next`, which will read y, wants them.
   void norm(const float* x, const Vector& gain, const Vector& bias, float* y, std::size_t rows, const Linear* next);
-  void quantize(const float* x, const Linear& next, std::size_t rows);
-  void quantize_row(const float* x, const Linear& next, std::size_t row);
-  // x is the input of a float layer; one with integer weights takes the rows that were quantised last.
+  // The rows as `next` reads them: quantised for integer weights, narrowed for bfloat16 where the kernels do so.
+  void prepare(const float* x, const Linear& next, std::size_t rows);
+  void prepare_row(const float* x, const Linear& next, std::size_t row);
+  // x is the input of a layer that reads float32; others take the rows that were prepared last.
   void linear(const float* x, const Linear& layer, float* y, std::size_t rows, kernels::Activation activation,
               bool accumulate);
   void write_cache(const std::vector<Slice>& slices, std::size_t layer);
@@ -69,7 +70,8 @@ class Model {
   ThreadPool pool_;
   std::size_t scratch_size_;
   AlignedFloats scratch_, x_, normed_, qkv_, inner_;
-  // Quantised rows (kernels/rows.h): codes [M, width_], sums [M, width_ / 32], one scale and zero per row.
+  // Prepared rows (kernels/rows.h): codes or bfloat16 [M, width_ bytes]; of codes sums [M, width_ / 32], one scale and
+  // zero per row.
   std::size_t width_ = 0;
   AlignedBytes codes_;
   std::vector<std::int32_t> code_sums_, code_zeros_;

@@ -8,17 +8,12 @@
 #include <vector>
 
 #include "base/aligned.h"
-#include "kernels/table.h"
+#include "tests/tables.h"
 
 namespace {
 
 using namespace gpt2;
 using namespace gpt2::kernels;
-
-Kernels table() {
-  const char* isa = std::getenv("GPT2_ISA");
-  return kernels_for(choose_isa(isa == nullptr ? "auto" : isa));
-}
 
 std::vector<float> random(std::size_t n, unsigned seed, float scale = 1.0f) {
   std::mt19937 bits(seed);
@@ -38,6 +33,7 @@ std::vector<MatmulQFn> integer_kernels() {
   }
   if (has_avx_vnni()) out.push_back(avxvnni::kMatmulQ);
   if (has_avx512_vnni()) out.push_back(avx512vnni::kMatmulQ);
+  if (has_avx512_vnni()) out.push_back(amx::kSoftwareMatmulQ);
 #elif defined(__aarch64__)
   out.push_back(neon::kTable.matmul_q);
   if (has_neon_dot()) out.push_back(neondot::kMatmulQ);
@@ -181,7 +177,7 @@ struct Problem {
 TEST_CASE("sums of integers are exact, on every instruction set and for the largest codes") {
   for (const Scheme& scheme : kSchemes) {
     for (const bool extreme : {false, true}) {
-      for (const std::size_t m : {1, 2, 3, 4, 5, 6, 7, 13}) {
+      for (const std::size_t m : {1, 2, 3, 4, 5, 6, 7, 13, 33}) {
         for (const auto& [k, n] :
              {std::pair<std::size_t, std::size_t>{1, 1}, {5, 3}, {64, 16}, {67, 65}, {130, 130}, {256, 64}}) {
           Problem p(m, k, n, scheme, extreme);

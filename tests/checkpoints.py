@@ -61,7 +61,7 @@ def exact_outputs(model: Any, ids: np.ndarray[Any, Any]) -> tuple[np.ndarray[Any
     return out.logits[0].numpy(), np.stack([h[0].numpy() for h in out.hidden_states])
 
 
-def logit_error_bound(config: GPT2Config, positions: int, scale: float) -> float:
+def logit_error_bound(config: GPT2Config, positions: int, scale: float, narrow: bool = False) -> float:
     """How far float32 logits may be from the exact ones; `scale` is the largest |logit|.
 
     Each sum of k products is off by about sqrt(k) u of its terms' size (Higham & Mary 2019, probabilistic
@@ -69,7 +69,12 @@ def logit_error_bound(config: GPT2Config, positions: int, scale: float) -> float
     that LayerNorm keeps at scale 1, and the errors of L blocks add. Factor 2 for the confidence. Never more
     than the 1e-4 x scale that is promised; that alone holds where LayerNorm has so few channels that it may
     divide by almost nothing.
+
+    `narrow`: activations are rounded to bfloat16 before each of the four products of a block and the head
+    (bfloat16 weights on AMX), each of which is then off by about 2^-8 of its terms' size.
     """
+    if narrow:
+        return 2 * 2.0**-8 * (4 * config.n_layer + 1) * scale
     if config.n_embd < 16:
         return 1e-4 * scale
     u = 2.0**-24

@@ -22,6 +22,12 @@ def isas() -> list[str]:
     return list(_native.available_isas())
 
 
+def exact_isa() -> str:
+    """The fastest instruction set that multiplies bfloat16 weights by float32 activations: all but AMX, which
+    rounds the activations (native/kernels/matmul.h)."""
+    return [isa for isa in isas() if isa != "amx"][-1]
+
+
 def need(present: object, reason: str) -> None:
     """Skip with the reason where a tool is absent; fail where all must run (GPT2_REQUIRE_ALL=1)."""
     if present:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import gpt2
-from machine import ROOT
+from machine import ROOT, exact_isa
 
 FOLDER = Path(gpt2.__file__).parent / "assets" / "demo"
 GOLDEN = json.loads((ROOT / "tests" / "golden" / "demo.json").read_text())["records"]
@@ -17,7 +17,7 @@ GOLDEN = json.loads((ROOT / "tests" / "golden" / "demo.json").read_text())["reco
 
 @pytest.fixture(scope="module")
 def demo() -> gpt2.LanguageModel:
-    return gpt2.load()
+    return gpt2.load(isa=exact_isa())
 
 
 def test_it_is_small_and_whole() -> None:

@@ -10,6 +10,7 @@ import pytest
 
 import gpt2
 from gpt2.cards import agreement, compare, sample_ids
+from machine import exact_isa
 
 
 @dataclass
@@ -36,7 +37,8 @@ def test_known_distributions() -> None:
 
 
 def test_of_the_bundled_model() -> None:
-    source, narrow = (gpt2.load(weights=dtype, threads=1) for dtype in ("float32", "bfloat16"))
+    isa = exact_isa()
+    source, narrow = (gpt2.load(weights=dtype, threads=1, isa=isa) for dtype in ("float32", "bfloat16"))
     ids = sample_ids(source, samples=2, tokens=20)
     assert [len(text) for text in ids] == [21, 21]
     assert ids == sample_ids(source, samples=2, tokens=20)

@@ -16,8 +16,8 @@ struct Scaling : avx512::Ints {
   using Unpack = avx512::Unpack;
 };
 
-// From so many rows on, integers go by tiles: the vector kernel passes over a panel once for each six rows, and a
-// product of tiles takes the same time for one row as for sixteen.
+// From so many rows on, integers go by tiles: the vector kernel passes over a panel once for each six rows, and one
+// product of tiles serves sixteen.
 constexpr std::size_t kTilesFrom = 7;
 
 template <class U>

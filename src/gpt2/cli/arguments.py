@@ -75,7 +75,7 @@ def add_model_arguments(parser: ArgumentParser) -> None:
     group.add_argument(
         "--isa",
         metavar="NAME",
-        help="instruction set: generic, avx2, avx512, neon; the fastest of the machine when absent",
+        help="instruction set: generic, avx2, avx512, amx, neon; the fastest of the machine when absent",
     )
 
 

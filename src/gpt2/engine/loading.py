@@ -52,7 +52,7 @@ def load(
             float32 beside floats.
         threads: how many threads compute, this one included; None is every processor that the process may
             use. The result does not depend on it.
-        isa: "auto", "generic", "avx2", "avx512" or "neon"; None is the environment's GPT2_ISA, or "auto".
+        isa: "auto", "generic", "avx2", "avx512", "amx" or "neon"; None is GPT2_ISA, or "auto".
         cache_bytes: memory for keys and values, at most; it is taken as it is needed and then kept. None is a
             quarter of the memory that is available now, and at least what one full window needs.
         max_batch: alternatives that are computed together, 1 to 256; more wait in the queue.

@@ -179,8 +179,9 @@ TEST_CASE("sums of integers are exact, on every instruction set and for the larg
   for (const Scheme& scheme : kSchemes) {
     for (const bool extreme : {false, true}) {
       for (const std::size_t m : {1, 2, 3, 4, 5, 6, 7, 13, 33}) {
-        for (const auto& [k, n] :
+        for (const auto& shape :
              {std::pair<std::size_t, std::size_t>{1, 1}, {5, 3}, {64, 16}, {67, 65}, {130, 130}, {256, 64}}) {
+          const std::size_t k = shape.first, n = shape.second;
           Problem p(m, k, n, scheme, extreme);
           for (const MatmulQFn matmul_q : integer_kernels()) {
             const std::vector<float> y = p.run(matmul_q, 0, m, 0, n, false, Activation::kNone);

@@ -10,8 +10,8 @@
 //   y     [m, n]  float32, row stride ldy, overlaps nothing
 //   columns [first, last) of y are computed, first a multiple of kTile; the caller splits them among threads
 //   scratch: matmul_scratch(m) floats, 64-byte aligned, one per thread
-//   narrow_x  [m, round_up(k, kNarrowK)]  bfloat16, row stride narrow_ldx, zeros beyond k: what a table that has `narrow`
-//             (rows.h) made of x, and reads instead of x where the weights are bfloat16; unused otherwise
+//   narrow_x  [m, round_up(k, kNarrowK)]  bfloat16, row stride narrow_ldx, zeros beyond k: what a table that has
+//             `narrow` (rows.h) made of x, and reads instead of x where the weights are bfloat16; unused otherwise
 //
 // Maths:   y[i][j] = act(bias[j] + sum_t x[i][t] w(t, j))      accumulate = false
 //          y[i][j] = y[i][j] + (bias[j] + sum_t ...)           accumulate = true, no activation
@@ -22,8 +22,8 @@
 // Narrow:  a table with `narrow` rounds the activations to bfloat16, and sums 32 k at a time: two chains of 16, their
 //          sum added to what the 32 k before gave, denormals as zeros. The same for every m and all columns, so that a
 //          row of a batch equals the row alone; but not the bits of the other tables.
-//          |y - exact| <= 2^-8 S + (min(k, 16 + k / 32) + 4) u (1 + 2^-8) (|bias| + S) + k 2^-124 (1 + max|x| + max|w|),
-//          S = sum_t |x w|, for |x| < 2^127.
+//          |y - exact| <= 2^-8 S + (min(k, 16 + k / 32) + 4) u (1 + 2^-8) (|bias| + S)
+//                         + k 2^-124 (1 + max|x| + max|w|),  S = sum_t |x w|, for |x| < 2^127.
 // Truth:   generic/matmul.cc. Test: tests/kernels_test.cc.
 #pragma once
 #include "kernels/types.h"

@@ -101,7 +101,7 @@ struct Rows {
       : m(rows),
         x(rows * 3072),
         y(rows * 50272),
-        codes(rows * 3072),
+        codes(rows * 3072 * 2),  // as bytes, or as bfloat16
         scale(rows, 0.1f),
         zero(rows, 128),
         sums(rows * 96, 0) {
@@ -129,6 +129,8 @@ void matmul_all(const Kernels& kernels, ThreadPool& pool, const Weights& w, Rows
         fill(a);
         a.x = r.x.data();
         a.ldx = s.k;
+        a.narrow_x = reinterpret_cast<const std::uint16_t*>(r.codes.data());
+        a.narrow_ldx = 3072;
         a.scratch = reinterpret_cast<float*>(r.scratch[static_cast<std::size_t>(thread)].data());
         return kernels.matmul(a);
       }

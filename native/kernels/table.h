@@ -29,7 +29,8 @@ extern const Kernels kTable;
 }
 namespace avxvnni {
 extern const MatmulQFn kMatmulQ;
-}
+extern const MatmulQFn kTwinMatmulQ;  // the same in the encoding of AVX-512VL, for tests: in gpt2_kernel_twins
+}  // namespace avxvnni
 namespace avx512 {
 extern const Kernels kTable;
 }
@@ -40,7 +41,7 @@ namespace amx {
 extern const MatmulFn kMatmul;
 extern const MatmulQFn kMatmulQ;
 extern const NarrowFn kNarrow;
-// The same on a unit in plain C++, for tests: in the library gpt2_amx_software.
+// The same on a unit in plain C++, for tests: in gpt2_kernel_twins.
 extern const MatmulFn kSoftwareMatmul;
 extern const MatmulQFn kSoftwareMatmulQ;
 extern const NarrowFn kSoftwareNarrow;

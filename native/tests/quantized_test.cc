@@ -35,6 +35,7 @@ std::vector<MatmulQFn> integer_kernels() {
   if (has_avx_vnni()) out.push_back(avxvnni::kMatmulQ);
   if (has_avx512_vnni()) out.push_back(avx512vnni::kMatmulQ);
   if (has_avx512_vnni()) out.push_back(amx::kSoftwareMatmulQ);
+  if (has_avx512_vnni()) out.push_back(avxvnni::kTwinMatmulQ);
 #elif defined(__aarch64__)
   out.push_back(neon::kTable.matmul_q);
   if (has_neon_dot()) out.push_back(neondot::kMatmulQ);

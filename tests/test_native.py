@@ -132,6 +132,13 @@ def test_kernels_of_arm_give_the_bits_of_the_plain_loops() -> None:
     run_programs(folder, "-R", "^(base|kernels|quantized)_test$", GPT2_ISA="neon")
 
 
+def test_no_data_race_between_the_threads_of_an_engine() -> None:
+    """R6 in short; GPT2_TEST_ROUNDS=100000 makes it as long as you like."""
+    options = ("-DGPT2_SANITIZE=thread", "-DCMAKE_BUILD_TYPE=RelWithDebInfo")
+    folder = build("tsan", *options, targets=("engine_threads_test",))
+    run(folder / "native" / "tests" / "engine_threads_test")
+
+
 def test_clang_compiles_everything_without_a_warning(clang_build: Path) -> None:
     run_programs(clang_build)
 

@@ -26,14 +26,26 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return saved(model, tmp_path_factory.mktemp("two-roads"))
 
 
+Kind = tuple[str, str, str]
+"""Instruction set, weights, cache."""
+
+
+class Models(dict[tuple[str, str, str, int], gpt2.LanguageModel]):
+    """A model of each kind and number of threads, loaded when it is asked for."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __missing__(self, key: tuple[str, str, str, int]) -> gpt2.LanguageModel:
+        isa, weights, cache, threads = key
+        how: Any = {"isa": isa, "weights": weights, "cache": cache, "threads": threads}
+        self[key] = gpt2.load(self.folder, **how)
+        return self[key]
+
+
 @pytest.fixture(scope="module")
-def models(folder: Path) -> dict[tuple[str, str, int], gpt2.LanguageModel]:
-    return {
-        (isa, weights, threads): gpt2.load(folder, isa=isa, weights=weights, threads=threads)  # type: ignore[arg-type]
-        for isa in _native.available_isas()
-        for weights in ("float32", "bfloat16")
-        for threads in (1, 2, 3)
-    }
+def models(folder: Path) -> Models:
+    return Models(folder)
 
 
 # Lengths at and around the edges of cache blocks (64) and of query tiles (6) are where such things break.
@@ -57,7 +69,11 @@ settings_of_a_request = st.fixed_dictionaries(
     }
 )
 requests = st.tuples(prompts, settings_of_a_request, st.integers(0, 3))
-kinds = st.sampled_from([(isa, w) for isa in _native.available_isas() for w in ("float32", "bfloat16")])
+WIDTHS = [
+    ("float32", "float32"), ("float32", "bfloat16"), ("bfloat16", "float32"), ("bfloat16", "int8"),
+    ("int8", "float32"), ("int8", "int8"), ("int4", "int8"), ("int4", "bfloat16"),
+]  # fmt: skip
+kinds = st.sampled_from([(isa, *widths) for isa in _native.available_isas() for widths in WIDTHS])
 
 
 def submit(lm: gpt2.LanguageModel, box: Any, request: Any, max_new_tokens: int, **how: Any) -> Any:
@@ -89,7 +105,7 @@ def run_alone(lm: gpt2.LanguageModel, request: Any, steps: int) -> list[Any]:
 @given(st.lists(requests, min_size=1, max_size=8), kinds, st.sampled_from([1, 2, 3]), st.randoms())
 @settings(max_examples=40)
 def test_company_and_threads_never_change_the_answer(
-    models: Any, mix: list[Any], kind: tuple[str, str], threads: int, random: Any
+    models: Any, mix: list[Any], kind: Kind, threads: int, random: Any
 ) -> None:
     """Requests join at random; each gets the tokens and log-probabilities, to the bit, that it gets alone on
     one thread and without the prefix cache."""
@@ -112,7 +128,7 @@ def test_company_and_threads_never_change_the_answer(
 @given(prompts, kinds, st.sampled_from([1, 2, 3]), st.data())
 @settings(max_examples=40)
 def test_cached_equals_full_and_the_future_changes_nothing(
-    models: Any, ids: list[int], kind: tuple[str, str], threads: int, data: Any
+    models: Any, ids: list[int], kind: Kind, threads: int, data: Any
 ) -> None:
     lm = models[(*kind, threads)]
     full = lm.logits(ids)
@@ -127,7 +143,7 @@ def test_cached_equals_full_and_the_future_changes_nothing(
 @given(prompts, kinds, st.integers(0, 3))
 @settings(max_examples=30)
 def test_a_step_with_a_cache_gives_the_logprobs_of_the_full_pass(
-    models: Any, ids: list[int], kind: tuple[str, str], alternative: int
+    models: Any, ids: list[int], kind: Kind, alternative: int
 ) -> None:
     lm = models[(*kind, 2)]
     steps = min(8, WINDOW - len(ids))
@@ -140,7 +156,7 @@ def test_a_step_with_a_cache_gives_the_logprobs_of_the_full_pass(
 @given(prompts, st.integers(1, 5), kinds)
 @settings(max_examples=20)
 def test_alternatives_share_the_prompt_and_nothing_else(
-    models: Any, ids: list[int], n: int, kind: tuple[str, str]
+    models: Any, ids: list[int], n: int, kind: Kind
 ) -> None:
     lm = models[(*kind, 2)]
     many = lm.generate(ids, n=5, seed=9, max_new_tokens=5)

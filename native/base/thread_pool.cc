@@ -1,5 +1,7 @@
 #include "base/thread_pool.h"
 
+#include <pthread.h>
+#include <sched.h>
 #include <unistd.h>
 
 #include <system_error>
@@ -21,17 +23,32 @@ inline void pause() {
 
 }  // namespace
 
-ThreadPool::ThreadPool(int threads) : process_(static_cast<int>(getpid())) {
+ThreadPool::ThreadPool(int threads, const std::vector<int>& cpus) : process_(static_cast<int>(getpid())) {
   if (threads < 1) {
     throw Error(ErrorKind::kInvalidRequest, "threads", std::to_string(threads), "at least 1");
   }
   try {
     workers_.reserve(static_cast<std::size_t>(threads - 1));
     for (int t = 1; t < threads; ++t) workers_.emplace_back([this, t] { work(t); });
+    if (!cpus.empty()) pin(cpus);
   } catch (const std::system_error& e) {
     stop();
     throw Error(ErrorKind::kEngine, "a thread could not be started", e.what(), std::to_string(threads) + " threads",
                 "fewer threads");
+  } catch (...) {
+    stop();
+    throw;
+  }
+}
+
+void ThreadPool::pin(const std::vector<int>& cpus) {
+  for (std::size_t t = 0; t < workers_.size(); ++t) {
+    const int cpu = cpus[(t + 1) % cpus.size()];
+    cpu_set_t set;
+    CPU_ZERO(&set);
+    if (cpu >= 0 && cpu < CPU_SETSIZE) CPU_SET(static_cast<std::size_t>(cpu), &set);
+    if (pthread_setaffinity_np(workers_[t].native_handle(), sizeof set, &set) == 0) continue;
+    throw Error(ErrorKind::kInvalidRequest, "cpus", std::to_string(cpu), "processors that this process may use");
   }
 }
 

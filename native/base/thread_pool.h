@@ -16,8 +16,10 @@ namespace gpt2 {
 
 class ThreadPool {
  public:
-  // threads >= 1, the caller's own included. Throws kEngine when the system refuses a thread.
-  explicit ThreadPool(int threads);
+  // threads >= 1, the caller's own included. With `cpus`, worker t (1, 2, ...) runs on cpus[t] alone, in a circle; the
+  // caller's thread is the caller's business. Throws kEngine when the system refuses a thread, kInvalidRequest for a
+  // processor that the process may not use.
+  explicit ThreadPool(int threads, const std::vector<int>& cpus = {});
   ~ThreadPool();
   ThreadPool(const ThreadPool&) = delete;
   ThreadPool& operator=(const ThreadPool&) = delete;
@@ -37,6 +39,7 @@ class ThreadPool {
   void dispatch(std::size_t tasks, const void* body, Call call);
   void work(int thread);
   void take_tasks(int thread);
+  void pin(const std::vector<int>& cpus);
   void stop();
 
   std::vector<std::thread> workers_;

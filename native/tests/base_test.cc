@@ -1,5 +1,6 @@
 // base/: the instruction sets offered, and a thread pool that does every task once, however short and however many.
 #include <doctest/doctest.h>
+#include <sched.h>
 
 #include <algorithm>
 #include <atomic>
@@ -73,6 +74,25 @@ TEST_CASE("pools are made and destroyed, used or not") {
     used.run(5, [&](std::size_t, int) { ++count; });
     CHECK(count == 5);
   }
+}
+
+TEST_CASE("workers run on the processors that they are given, and on no others") {
+  cpu_set_t mine;
+  REQUIRE(sched_getaffinity(0, sizeof mine, &mine) == 0);
+  std::vector<int> cpus;
+  for (int c = 0; c < CPU_SETSIZE; ++c) {
+    if (CPU_ISSET(static_cast<std::size_t>(c), &mine)) cpus.push_back(c);
+  }
+  const int last = cpus.back();
+  ThreadPool pool(3, {last});
+  std::atomic<int> wrong{0};
+  for (int round = 0; round < 20; ++round) {
+    pool.run(64, [&](std::size_t, int thread) {
+      if (thread > 0 && sched_getcpu() != last) ++wrong;
+    });
+  }
+  CHECK(wrong == 0);
+  for (const int bad : {-1, CPU_SETSIZE, CPU_SETSIZE - 1}) CHECK_THROWS_AS(ThreadPool(2, {bad}), Error);
 }
 
 TEST_CASE("fewer than one thread is refused") {

@@ -91,7 +91,6 @@ std::vector<Isa> available_isas() {
   std::vector<Isa> out = {Isa::kGeneric};
   if (has_avx2()) out.push_back(Isa::kAvx2);
   if (has_avx512()) out.push_back(Isa::kAvx512);
-  if (has_amx()) out.push_back(Isa::kAmx);
 #if defined(__aarch64__)
   out.push_back(Isa::kNeon);
 #endif
@@ -104,6 +103,7 @@ Isa choose_isa(const std::string& name) {
   for (Isa isa : have) {
     if (name == isa_name(isa)) return isa;
   }
+  if (name == isa_name(Isa::kAmx) && has_amx()) return Isa::kAmx;
   throw Error(ErrorKind::kEngine, "instruction set (GPT2_ISA)", "'" + name + "'",
               "one that this machine has: auto, " + names(have));
 }

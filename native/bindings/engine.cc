@@ -197,6 +197,7 @@ EngineOptions options_from(const nb::dict& d) {
   EngineOptions o;
   o.isa = nb::cast<std::string>(d["isa"]);
   o.threads = nb::cast<int>(d["threads"]);
+  o.cpus = nb::cast<std::vector<int>>(d["cpus"]);
   o.cache_bytes = nb::cast<std::size_t>(d["cache_bytes"]);
   o.available_bytes = nb::cast<std::size_t>(d["available_bytes"]);
   o.max_batch = nb::cast<std::size_t>(d["max_batch"]);

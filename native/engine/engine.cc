@@ -47,7 +47,7 @@ Engine::Engine(const Config& config, const Tensors& tensors, const EngineOptions
       process_(static_cast<int>(getpid())),
       prefix_cache_(options.prefix_cache),
       name_(options.name),
-      model_(config, tensors, kernels::kernels_for(isa_), options.threads),
+      model_(config, tensors, kernels::kernels_for(isa_), options.threads, options.cpus),
       memory_(limits(config, options).blocks, model_.cache_shape().block_bytes()),
       scheduler_(limits(config, options)) {
   for (int t = 0; t < threads_; ++t) samplers_.emplace_back(static_cast<int>(config.vocab));

@@ -41,11 +41,12 @@ std::size_t scratch_floats(const Config& c, std::size_t width) {
 
 }  // namespace
 
-Model::Model(const Config& config, const Tensors& tensors, const kernels::Kernels& kernels, int threads)
+Model::Model(const Config& config, const Tensors& tensors, const kernels::Kernels& kernels, int threads,
+             const std::vector<int>& cpus)
     : config_(config),
       cache_shape_(config),
       kernels_(kernels),
-      pool_(threads),
+      pool_(threads, cpus),
       x_(kMaxRows * config.embd),
       normed_(kMaxRows * config.embd),
       qkv_(kMaxRows * 3 * config.embd),

@@ -28,7 +28,8 @@ class Model {
   static constexpr std::size_t kMaxRows = 256;
 
   // Packs the tensors, in parallel; quantised ones and float embeddings are used where they lie.
-  Model(const Config& config, const Tensors& tensors, const kernels::Kernels& kernels, int threads);
+  Model(const Config& config, const Tensors& tensors, const kernels::Kernels& kernels, int threads,
+        const std::vector<int>& cpus = {});
 
   const Config& config() const { return config_; }
   const Weights& weights() const { return weights_; }

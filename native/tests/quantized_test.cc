@@ -30,7 +30,6 @@ std::vector<MatmulQFn> integer_kernels() {
   for (const Isa isa : available_isas()) {
     if (isa == Isa::kAvx2) out.push_back(avx2::kTable.matmul_q);
     if (isa == Isa::kAvx512) out.push_back(avx512::kTable.matmul_q);
-    if (isa == Isa::kAmx) out.push_back(amx::kMatmulQ);
   }
   if (has_avx_vnni()) out.push_back(avxvnni::kMatmulQ);
   if (has_avx512_vnni()) out.push_back(avx512vnni::kMatmulQ);

@@ -4,6 +4,7 @@ so."""
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import struct
 from pathlib import Path
@@ -141,3 +142,12 @@ def test_wrong_weights_and_instruction_set(tiny_checkpoint: Path, monkeypatch: p
     monkeypatch.setenv("GPT2_ISA", "sse9")
     with pytest.raises(errors.EngineError, match="sse9"):
         gpt2.load(tiny_checkpoint)
+
+
+def test_threads_may_be_pinned(folder: Path) -> None:
+    mine = sorted(os.sched_getaffinity(0))
+    pinned = gpt2.load(folder, threads=2, cpus=mine)
+    assert np.array_equal(pinned.logits([1, 2, 3]), gpt2.load(folder, threads=2).logits([1, 2, 3]))
+    for wrong in ([], "0", [-1], [0.5], [2**20], [max(mine) + 4096]):
+        with pytest.raises(errors.InvalidRequest, match="cpus"):
+            gpt2.load(folder, threads=2, cpus=wrong)  # type: ignore[arg-type]

@@ -7,6 +7,7 @@ Tensors are mapped, not copied, where the file has the dtype that is asked for. 
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
 
@@ -32,6 +33,7 @@ def load(
     weights: WeightsDtype = "auto",
     cache: CacheDtype = "auto",
     threads: int | None = None,
+    cpus: Sequence[int] | None = None,
     isa: str | None = None,
     cache_bytes: int | None = None,
     max_batch: int = 256,
@@ -52,7 +54,10 @@ def load(
             float32 beside floats.
         threads: how many threads compute, this one included; None is every processor that the process may
             use. The result does not depend on it.
-        isa: "auto", "generic", "avx2", "avx512", "amx" or "neon"; None is GPT2_ISA, or "auto".
+        cpus: pin the engine's own threads to these processors, one each; the thread that calls is the
+            caller's to pin. None leaves them to the operating system.
+        isa: "auto", "generic", "avx2", "avx512", "amx" or "neon"; None is GPT2_ISA, or "auto", which
+            never means "amx".
         cache_bytes: memory for keys and values, at most; it is taken as it is needed and then kept. None is a
             quarter of the memory that is available now, and at least what one full window needs.
         max_batch: alternatives that are computed together, 1 to 256; more wait in the queue.
@@ -78,6 +83,7 @@ def load(
         {
             "isa": isa if isa is not None else os.environ.get("GPT2_ISA", "auto"),
             "threads": count,
+            "cpus": _cpus(cpus),
             "cache_bytes": _count("cache_bytes", cache_bytes, 1, 2**62) if cache_bytes is not None else 0,
             "available_bytes": available_bytes(),
             "max_batch": _count("max_batch", max_batch, 1, 256),
@@ -106,6 +112,14 @@ def _thread_count(threads: int | None) -> int:
     if threads is None:
         return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return _count("threads", threads, 1, 1024, or_none=True)
+
+
+def _cpus(cpus: Sequence[int] | None) -> list[int]:
+    if cpus is None:
+        return []
+    if isinstance(cpus, str) or len(cpus) == 0:
+        raise InvalidRequest("cpus", got=repr(cpus), expected="numbers of processors, at least one, or None")
+    return [_count("cpus", cpu, 0, 2**20) for cpu in cpus]
 
 
 def _count(name: str, value: object, low: int, high: int, *, or_none: bool = False) -> int:

@@ -114,10 +114,10 @@ def _thread_count(threads: int | None) -> int:
     return _count("threads", threads, 1, 1024, or_none=True)
 
 
-def _cpus(cpus: Sequence[int] | None) -> list[int]:
+def _cpus(cpus: object) -> list[int]:
     if cpus is None:
         return []
-    if isinstance(cpus, str) or len(cpus) == 0:
+    if isinstance(cpus, (str, bytes)) or not isinstance(cpus, Sequence) or len(cpus) == 0:
         raise InvalidRequest("cpus", got=repr(cpus), expected="numbers of processors, at least one, or None")
     return [_count("cpus", cpu, 0, 2**20) for cpu in cpus]
 

@@ -90,7 +90,8 @@ def run_programs(folder: Path, *arguments: str, **env: str) -> str:
     need(ctest, "ctest is not installed: pip install cmake")
     return run(
         str(ctest),
-        *("--test-dir", folder, "--output-on-failure", "--no-tests=error", "--timeout", "600", *arguments),
+        *("--test-dir", folder, "--output-on-failure", "--no-tests=error", "--timeout", "600"),
+        *("--parallel", str(os.cpu_count() or 1), *arguments),
         **env,
     )
 

@@ -116,24 +116,27 @@ void Model::embed(const std::vector<Slice>& slices) {
   });
 }
 
+// Calls body(row) for each row, on all threads.
+template <class Body>
+void Model::for_rows(std::size_t rows, const Body& body) {
+  pool_.run((rows + kRowTask - 1) / kRowTask, [&](std::size_t task, int) {
+    const std::size_t last = std::min(rows, (task + 1) * kRowTask);
+    for (std::size_t i = task * kRowTask; i < last; ++i) body(i);
+  });
+}
+
 void Model::norm(const float* x, const Vector& gain, const Vector& bias, float* y, std::size_t rows,
                  const Linear* next) {
   const std::size_t n = config_.embd;
-  pool_.run((rows + kRowTask - 1) / kRowTask, [&](std::size_t task, int) {
-    const std::size_t last = std::min(rows, (task + 1) * kRowTask);
-    for (std::size_t i = task * kRowTask; i < last; ++i) {
-      kernels_.layer_norm(x + i * n, gain.data(), bias.data(), config_.epsilon, y + i * n, n);
-      if (next != nullptr) prepare_row(y + i * n, *next, i);
-    }
+  for_rows(rows, [&](std::size_t i) {
+    kernels_.layer_norm(x + i * n, gain.data(), bias.data(), config_.epsilon, y + i * n, n);
+    if (next != nullptr) prepare_row(y + i * n, *next, i);
   });
 }
 
 void Model::prepare(const float* x, const Linear& next, std::size_t rows) {
   if (row_bytes(next, kernels_) == 0) return;
-  pool_.run((rows + kRowTask - 1) / kRowTask, [&](std::size_t task, int) {
-    const std::size_t last = std::min(rows, (task + 1) * kRowTask);
-    for (std::size_t i = task * kRowTask; i < last; ++i) prepare_row(x + i * next.k, next, i);
-  });
+  for_rows(rows, [&](std::size_t i) { prepare_row(x + i * next.k, next, i); });
 }
 
 void Model::prepare_row(const float* x, const Linear& next, std::size_t row) {
@@ -239,13 +242,11 @@ void Model::normalised(std::size_t first, std::size_t count, float* out) {
 void Model::logits(const std::vector<std::size_t>& rows, float* out) {
   const std::size_t c = config_.embd;
   const Linear& head = weights_.head;
-  pool_.run((rows.size() + kRowTask - 1) / kRowTask, [&](std::size_t task, int) {
-    for (std::size_t i = task * kRowTask; i < std::min(rows.size(), (task + 1) * kRowTask); ++i) {
-      float* row = normed_.data() + i * c;
-      kernels_.layer_norm(x_.data() + rows[i] * c, weights_.ln_f_gain.data(), weights_.ln_f_bias.data(),
-                          config_.epsilon, row, c);
-      prepare_row(row, head, i);
-    }
+  for_rows(rows.size(), [&](std::size_t i) {
+    float* row = normed_.data() + i * c;
+    kernels_.layer_norm(x_.data() + rows[i] * c, weights_.ln_f_gain.data(), weights_.ln_f_bias.data(), config_.epsilon,
+                        row, c);
+    prepare_row(row, head, i);
   });
   linear(normed_.data(), head, out, rows.size(), Activation::kNone, false);
 }

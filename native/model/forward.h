@@ -52,6 +52,8 @@ class Model {
   };
   void plan_attention(const std::vector<Slice>& slices);
   void embed(const std::vector<Slice>& slices);
+  template <class Body>
+  void for_rows(std::size_t rows, const Body& body);
   // y = LN(x), and the rows as `next`, which will read y, wants them.
   void norm(const float* x, const Vector& gain, const Vector& bias, float* y, std::size_t rows, const Linear* next);
   // The rows as `next` reads them: quantised for integer weights, narrowed for bfloat16 where the kernels do so.

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "base/aligned.h"
+#include "tests/random.h"
 #include "tests/tables.h"
 
 namespace {
@@ -17,14 +18,6 @@ using namespace gpt2;
 using namespace gpt2::kernels;
 
 constexpr double kU = 5.9604644775390625e-8;  // 2^-24
-
-std::vector<float> random(std::size_t n, unsigned seed, float scale = 1.0f) {
-  std::mt19937 bits(seed);
-  std::normal_distribution<float> normal(0.0f, scale);
-  std::vector<float> out(n);
-  for (float& x : out) x = normal(bits);
-  return out;
-}
 
 double exact_activation(Activation a, double x) {
   switch (a) {

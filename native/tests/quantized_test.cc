@@ -8,20 +8,13 @@
 #include <vector>
 
 #include "base/aligned.h"
+#include "tests/random.h"
 #include "tests/tables.h"
 
 namespace {
 
 using namespace gpt2;
 using namespace gpt2::kernels;
-
-std::vector<float> random(std::size_t n, unsigned seed, float scale = 1.0f) {
-  std::mt19937 bits(seed);
-  std::normal_distribution<float> normal(0.0f, scale);
-  std::vector<float> out(n);
-  for (float& x : out) x = normal(bits);
-  return out;
-}
 
 // The integer tables that this CPU has beside the one of its set: without VNNI, too.
 std::vector<MatmulQFn> integer_kernels() {

@@ -72,7 +72,7 @@ def _common_dtype(tensors: Mapping[str, Tensor]) -> Literal["float32", "bfloat16
 def as_dtype(tensor: Tensor, dtype: str) -> npt.NDArray[Any]:
     """The view itself where it will do, else a converted copy. Vectors stay float32: they are small.
 
-    A view need not be aligned (in the released files none is); the kernels load from any byte.
+    A view need not be aligned (in the released files none is): floats are packed, and are read from any byte.
     """
     array = np.ascontiguousarray(tensor.array)  # the same array unless it is strided
     if tensor.dtype == dtype:

@@ -1,10 +1,10 @@
-"""What a decoding strategy needs of an engine: branches of text that can be extended, forked, rewound, dropped.
+"""What a decoding strategy needs of an engine: branches of text to extend, fork, rewind and drop.
 
-A strategy (beam search, speculation, contrastive search, ...) is a generator that knows no model, no batch and
-no thread. It yields `Wait`, a list of extensions whose answers it needs before it can go on, and is sent the
-answers, in that order; it yields `Emit` for each piece of the result that is certain, and is sent None. Whoever
-drives it decides in which batches the extensions are computed, together with those of other requests, and
-closes the generator when nobody wants the rest:
+A strategy (beam search, speculation, contrastive search, ...) is a generator that knows no model, no batch
+and no thread. It yields `Wait`, a list of extensions whose answers it needs before it can go on, and is sent
+the answers, in that order; it yields `Emit` for each piece of the result that is certain, and is sent None.
+Whoever drives it decides in which batches the extensions are computed, together with those of other
+requests, and closes the generator when nobody wants the rest:
 
     def greedy(tree, prompt, params, ends):
         branch = tree.open(prompt)
@@ -53,14 +53,14 @@ class Ask:
     count: int = 0
     """candidates only."""
     normalise: bool = False
-    """candidates only: log-softmax before the rules, as beam search wants it; else rules on the logits."""
+    """candidates only: log-softmax before the rules, as beam search wants; else rules on the logits."""
     mask: Bits | None = None
-    """choices and candidates: bit t % 32 of word t // 32 says whether token t is allowed; [ceil(V / 32)]. With
-    drafts it holds for the first choice alone and the others are not made."""
+    """choices and candidates: bit t % 32 of word t // 32 says whether token t is allowed; [ceil(V / 32)].
+    With drafts it holds for the first choice alone and the others are not made."""
     hidden: bool = False
     """Also the final hidden states (after LN_f) of the rows."""
     layers: tuple[int, ...] = ()
-    """Also logits read from the residual stream after these blocks (0: the embedding), through LN_f and head."""
+    """Also logits read from the residual stream after these blocks (0: the embedding), by LN_f and head."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +91,7 @@ class Answer:
 
 
 class Branch(Protocol):
-    """One text under construction. Cheap: branches of one tree share the keys and values of what they share."""
+    """One text under construction. Branches of one tree share the keys and values of what they share."""
 
     @property
     def length(self) -> int:
@@ -130,9 +130,10 @@ class Tree(Protocol):
     def open(
         self, params: SamplingParams | None = None, *, alternative: int = 0, prompt_length: int | None = None
     ) -> Branch:
-        """An empty branch; its first Extend brings the prompt. params: by which its choices and candidates are
-        made (the request's, if None). The draw for a position depends on (seed, alternative, tokens after
-        the prompt) alone; the prompt is the first `prompt_length` tokens (those of the first Extend, if None)."""
+        """An empty branch; its first Extend brings the prompt. params: by which its choices and candidates
+        are made (the request's, if None). The draw for a position depends on (seed, alternative, tokens
+        after the prompt) alone; the prompt is the first `prompt_length` tokens (if None: those of the first
+        Extend)."""
         ...
 
     def rules(

@@ -60,7 +60,8 @@ class Ask:
     hidden: bool = False
     """Also the final hidden states (after LN_f) of the rows."""
     layers: tuple[int, ...] = ()
-    """Also logits read from the residual stream after these blocks (0: the embedding), by LN_f and head."""
+    """Also logits read from the residual stream after these blocks (0: the embedding) by the head alone,
+    without LN_f: as DoLa does in transformers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,8 +99,8 @@ class Branch(Protocol):
         """Tokens, the prompt included."""
         ...
 
-    def fork(self) -> Branch:
-        """Another branch that stands where this one stands."""
+    def fork(self, *, alternative: int | None = None) -> Branch:
+        """Another branch that stands where this one stands; with `alternative` it draws as that one does."""
         ...
 
     def rewind(self, length: int) -> None:
@@ -141,6 +142,11 @@ class Tree(Protocol):
     ) -> Floats:
         """Scores [V] after the branch's rules, for logits [V] that the strategy made itself; with draw_rules
         those that shape the draw (temperature, top_k, ...) too. -inf for a banned token."""
+        ...
+
+    def ended(self, tokens: Sequence[int]) -> bool:
+        """Whether the text of `tokens`, all since the prompt, holds one of the request's stop strings. To be
+        asked after each token."""
         ...
 
     def choose(self, logits: Floats, branch: Branch, *, mask: Bits | None = None) -> Choice:

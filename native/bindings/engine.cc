@@ -14,6 +14,19 @@ namespace nb = nanobind;
 using namespace nb::literals;
 
 namespace gpt2::bindings {
+
+nb::object float_array(std::vector<std::size_t> shape, const std::function<void(float*)>& fill) {
+  std::size_t n = 1;
+  for (std::size_t d : shape) n *= d;
+  float* data = new float[n];
+  nb::capsule owner(data, [](void* p) noexcept { delete[] static_cast<float*>(p); });
+  {
+    nb::gil_scoped_release release;
+    fill(data);
+  }
+  return nb::cast(nb::ndarray<nb::numpy, float>(data, shape.size(), shape.data(), owner));
+}
+
 namespace {
 
 using Ids = nb::ndarray<const std::int32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
@@ -62,18 +75,6 @@ Tensors tensors_from(const nb::dict& d) {
 }
 
 std::vector<std::int32_t> to_vector(const Ids& ids) { return {ids.data(), ids.data() + ids.size()}; }
-
-nb::object float_array(std::vector<std::size_t> shape, const std::function<void(float*)>& fill) {
-  std::size_t n = 1;
-  for (std::size_t d : shape) n *= d;
-  float* data = new float[n];
-  nb::capsule owner(data, [](void* p) noexcept { delete[] static_cast<float*>(p); });
-  {
-    nb::gil_scoped_release release;
-    fill(data);
-  }
-  return nb::cast(nb::ndarray<nb::numpy, float>(data, shape.size(), shape.data(), owner));
-}
 
 // Lets Python handle Ctrl-C during long calls, now and then: taking the interpreter's lock may wait for other threads.
 // Signals are the main thread's business, so that other threads get nothing to call.

@@ -3,6 +3,7 @@
 #include "sampling/sampler.h"
 
 #include <nanobind/ndarray.h>
+#include <nanobind/stl/optional.h>
 #include <nanobind/stl/pair.h>
 #include <nanobind/stl/vector.h>
 
@@ -18,15 +19,50 @@ namespace {
 using Logits = nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using Ids = nb::ndarray<const std::int32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 
-nb::tuple next(sampling::Sampler& sampler, const Logits& logits, const sampling::Params& params, const Ids& history,
-               std::size_t generated, std::uint32_t alternative) {
-  if (logits.shape(0) != static_cast<std::size_t>(sampler.vocab_size())) {
+using Mask = nb::ndarray<const std::uint32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+
+void require_size(const sampling::Sampler& sampler, const Logits& logits, const std::optional<Mask>& mask) {
+  const std::size_t vocab_size = static_cast<std::size_t>(sampler.vocab_size()), words = (vocab_size + 31) / 32;
+  if (logits.shape(0) != vocab_size) {
     throw Error(ErrorKind::kInvalidRequest, "logits", std::to_string(logits.shape(0)) + " numbers",
-                std::to_string(sampler.vocab_size()) + ", one per vocabulary entry");
+                std::to_string(vocab_size) + ", one per vocabulary entry");
   }
-  const sampling::Choice choice =
-      sampler.next(logits.data(), params, history.data(), history.shape(0), generated, alternative);
+  if (mask && mask->shape(0) != words) {
+    throw Error(ErrorKind::kInvalidRequest, "mask", std::to_string(mask->shape(0)) + " words",
+                std::to_string(words) + ", one bit per vocabulary entry");
+  }
+}
+
+sampling::Place place_of(const Ids& history, std::size_t generated, std::uint32_t alternative,
+                         const std::optional<Mask>& mask) {
+  return {history.data(), history.shape(0), generated, alternative, mask ? mask->data() : nullptr};
+}
+
+nb::tuple next(sampling::Sampler& sampler, const Logits& logits, const sampling::Params& params, const Ids& history,
+               std::size_t generated, std::uint32_t alternative, const std::optional<Mask>& mask,
+               sampling::State* state) {
+  require_size(sampler, logits, mask);
+  sampling::State fresh;
+  const sampling::Choice choice = sampler.next(logits.data(), params, place_of(history, generated, alternative, mask),
+                                               state == nullptr ? fresh : *state);
   return nb::make_tuple(choice.token, choice.logprob, choice.top);
+}
+
+nb::object candidates(sampling::Sampler& sampler, const Logits& logits, const sampling::Params& params,
+                      const Ids& history, std::size_t k, std::size_t generated, const std::optional<Mask>& mask,
+                      bool normalise) {
+  require_size(sampler, logits, mask);
+  return nb::cast(sampler.candidates(logits.data(), params, place_of(history, generated, 0, mask), k, normalise));
+}
+
+nb::object process(sampling::Sampler& sampler, const Logits& logits, const sampling::Params& params, const Ids& history,
+                   std::size_t generated, std::uint32_t alternative, const std::optional<Mask>& mask,
+                   const sampling::State* state, bool normalise, bool draw_rules) {
+  require_size(sampler, logits, mask);
+  return float_array({logits.shape(0)}, [&](float* out) {
+    sampler.process(logits.data(), params, place_of(history, generated, alternative, mask),
+                    state == nullptr ? sampling::State{} : *state, normalise, draw_rules, out);
+  });
 }
 
 }  // namespace
@@ -45,12 +81,22 @@ void bind_sampler(nb::module_& m) {
       .def_rw("stop_token_ids", &Params::stop_token_ids)
       .def_rw("seed", &Params::seed)
       .def_rw("logprobs", &Params::logprobs);
+  nb::class_<sampling::State>(m, "SamplerState", "What the rules carry from one token of a sequence to the next.")
+      .def(nb::init<>())
+      .def("copy", [](const sampling::State& state) { return state; })
+      .def_rw("mu", &sampling::State::mu);
   nb::class_<sampling::Sampler>(m, "Sampler", "Chooses tokens from logits; see native/sampling/sampler.h.")
       .def(nb::init<int>(), nb::arg("vocab_size"))
       .def_prop_ro("vocab_size", &sampling::Sampler::vocab_size)
       .def("next", &next, nb::arg("logits"), nb::arg("params"), nb::arg("history"), nb::arg("generated") = 0,
-           nb::arg("alternative") = 0,
-           "logits [V] float32 and history [any] int32, contiguous. Returns (token, logprob, [(id, logprob), ...]).");
+           nb::arg("alternative") = 0, nb::arg("mask") = nb::none(), nb::arg("state") = nb::none(),
+           "logits [V] float32 and history [any] int32, contiguous. Returns (token, logprob, [(id, logprob), ...]).")
+      .def("candidates", &candidates, nb::arg("logits"), nb::arg("params"), nb::arg("history"), nb::arg("k"),
+           nb::arg("generated") = 0, nb::arg("mask") = nb::none(), nb::arg("normalise") = false,
+           "The k best tokens after the rules before temperature: [(id, score), ...], best first.")
+      .def("process", &process, nb::arg("logits"), nb::arg("params"), nb::arg("history"), nb::arg("generated") = 0,
+           nb::arg("alternative") = 0, nb::arg("mask") = nb::none(), nb::arg("state") = nb::none(),
+           nb::arg("normalise") = false, nb::arg("draw_rules") = true, "Scores [V] after the rules.");
   m.def("philox_uniform", &philox_uniform, nb::arg("seed"), nb::arg("alternative"), nb::arg("position"),
         "The uniform number in [0, 1) that the sampler uses for one position of one alternative.");
   m.def(

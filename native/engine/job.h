@@ -12,6 +12,7 @@ struct Job : scheduler::Sequence {
   Mailbox* box = nullptr;  // null: nobody waits for it any more, and the step that uses it deletes it
   std::uint64_t request = 0;
   sampling::Params params;
+  sampling::State sampling;
   std::vector<Job*> held;  // of the first alternative: those that go on from where it has encoded the prompt
   Job* first = nullptr;    // of a held one
   std::size_t unread = 0, most_unread = 0;

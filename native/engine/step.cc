@@ -132,10 +132,10 @@ void Engine::choose() {
   model_.pool().run(samples_.size(), [this](std::size_t i, int thread) {
     problems_[i] = nullptr;
     try {
-      const Job& job = *samples_[i].job;
-      choices_[i] = samplers_[static_cast<std::size_t>(thread)].next(logits_.data() + samples_[i].row * config().vocab,
-                                                                     job.params, job.tokens.data(), job.tokens.size(),
-                                                                     job.generated, job.alternative);
+      Job& job = *samples_[i].job;
+      const sampling::Place place{job.tokens.data(), job.tokens.size(), job.generated, job.alternative};
+      const float* logits = logits_.data() + samples_[i].row * config().vocab;
+      choices_[i] = samplers_[static_cast<std::size_t>(thread)].next(logits, job.params, place, job.sampling);
     } catch (...) {
       problems_[i] = std::current_exception();
     }

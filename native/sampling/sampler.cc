@@ -235,38 +235,25 @@ void require_ids(const char* field, const std::int32_t* ids, std::size_t n, int 
   }
 }
 
-// Rules 1 to 3 on a copy of the logits; returns the scores to go on with and renews `s`.
-const float* apply_history(Workspace& work, const float* logits, const Params& params, History history,
-                           std::size_t generated, Scan& s) {
-  const std::size_t vocab_size = work.scores.size();
-  const bool keep_going = generated < static_cast<std::size_t>(params.min_new_tokens) && !params.stop_token_ids.empty();
-  const bool penalise = params.repetition_penalty != 1.0;
-  if (!keep_going && !penalise && params.no_repeat_ngram_size == 0) return logits;
-  require_ids("history", history.ids, history.length, static_cast<int>(vocab_size));
-  float* scores = work.scores.data();
-  std::copy_n(logits, vocab_size, scores);
-  if (penalise) penalise_repetition(scores, history, static_cast<float>(params.repetition_penalty), work.seen);
-  if (params.no_repeat_ngram_size > 0) {
-    ban_repeated_ngrams(scores, history, static_cast<std::size_t>(params.no_repeat_ngram_size));
+// Bans the tokens whose bit is not set.
+void ban_unmasked(float* scores, std::size_t n, const std::uint32_t* mask) {
+  for (std::size_t start = 0; start < n; start += 32) {
+    const std::uint32_t word = mask[start / 32];
+    if (word == ~0u) continue;
+    const std::size_t end = std::min(start + 32, n);
+    for (std::size_t i = start; i < end; ++i) {
+      scores[i] = (word >> (i - start) & 1u) != 0 ? scores[i] : -std::numeric_limits<float>::infinity();
+    }
   }
-  if (keep_going) ban(scores, params.stop_token_ids);
-  s = scan(scores, vocab_size, work.block_max.data());
-  if (s.has_nan_or_inf) refuse("repetition_penalty", "a logit that overflows", "a penalty nearer to 1");
-  if (s.largest == -std::numeric_limits<float>::infinity()) {
-    throw Error(ErrorKind::kInvalidRequest, "no_repeat_ngram_size, min_new_tokens", "every token banned",
-                "rules that leave at least one token", "a larger no_repeat_ngram_size, or fewer stop_token_ids");
-  }
-  return scores;
 }
 
-// Rules 4 to 8 for temperature > 0.
-std::int32_t draw(Workspace& work, const float* scores, const Params& params, float largest, double u) {
+// Rules 4 to 7 for temperature > 0: the candidates that are left, unless every token is. Then returns false.
+bool draw_rules(Workspace& work, const float* scores, const Params& params, ToExponent to_z) {
   const std::size_t vocab_size = work.scores.size();
-  const ToExponent to_z{largest, static_cast<float>(params.temperature)};
   const bool top_k = params.top_k > 0 && static_cast<std::size_t>(params.top_k) < vocab_size;
   const bool top_p = params.top_p < 1.0;
   const double min_z = params.min_p > 0.0 ? std::log(params.min_p) : kNoBound;
-  if (!top_k && !top_p && params.min_p == 0.0) return work.pick_from_all(scores, vocab_size, to_z, u);
+  if (!top_k && !top_p && params.min_p == 0.0) return false;
 
   double total = 0.0;
   if (top_k) {
@@ -285,7 +272,14 @@ std::int32_t draw(Workspace& work, const float* scores, const Params& params, fl
   }
   if (top_p) work.keep_mass(params.top_p, total);
   if (params.min_p > 0.0) work.keep_if([&](std::size_t i) { return static_cast<double>(work.z[i]) >= min_z; });
-  total = work.weigh();
+  return true;
+}
+
+// Rules 4 to 8.
+std::int32_t draw(Workspace& work, const float* scores, const Params& params, float largest, double u) {
+  const ToExponent to_z{largest, static_cast<float>(params.temperature)};
+  if (!draw_rules(work, scores, params, to_z)) return work.pick_from_all(scores, work.scores.size(), to_z, u);
+  const double total = work.weigh();
   return work.pick(u, total);
 }
 
@@ -320,8 +314,42 @@ Sampler::~Sampler() = default;
 Sampler::Sampler(Sampler&&) noexcept = default;
 Sampler& Sampler::operator=(Sampler&&) noexcept = default;
 
-Choice Sampler::next(const float* logits, const Params& params, const std::int32_t* history, std::size_t history_length,
-                     std::size_t generated, std::uint32_t alternative) {
+// The mask and rules 1 to 3 on a copy of the logits, where any is in use; returns the scores to go on with and renews
+// `s`.
+const float* Sampler::history_rules(const float* logits, const Params& params, const Place& place, bool normalise_first,
+                                    Scan& s) {
+  const std::size_t vocab_size = work_->scores.size();
+  const bool keep_going =
+      place.generated < static_cast<std::size_t>(params.min_new_tokens) && !params.stop_token_ids.empty();
+  const bool penalise = params.repetition_penalty != 1.0;
+  const bool any_rule = keep_going || penalise || params.no_repeat_ngram_size > 0;
+  if (!any_rule && place.mask == nullptr && !normalise_first) return logits;
+  if (any_rule) require_ids("history", place.history, place.length, vocab_size_);
+  float* scores = work_->scores.data();
+  if (normalise_first) {
+    const Normaliser normaliser = normalise(logits, vocab_size, s.largest);
+    std::transform(logits, logits + vocab_size, scores, normaliser);
+  } else {
+    std::copy_n(logits, vocab_size, scores);
+  }
+  const History history{place.history, place.length};
+  if (place.mask != nullptr) ban_unmasked(scores, vocab_size, place.mask);
+  if (penalise) penalise_repetition(scores, history, static_cast<float>(params.repetition_penalty), work_->seen);
+  if (params.no_repeat_ngram_size > 0) {
+    ban_repeated_ngrams(scores, history, static_cast<std::size_t>(params.no_repeat_ngram_size));
+  }
+  if (keep_going) ban(scores, params.stop_token_ids);
+  s = scan(scores, vocab_size, work_->block_max.data());
+  if (s.has_nan_or_inf) refuse("repetition_penalty", "a logit that overflows", "a penalty nearer to 1");
+  if (s.largest == -std::numeric_limits<float>::infinity()) {
+    const char* what = !any_rule ? "mask" : "no_repeat_ngram_size, min_new_tokens";
+    throw Error(ErrorKind::kInvalidRequest, what, "every token banned", "rules that leave at least one token",
+                "a larger no_repeat_ngram_size, or fewer stop_token_ids");
+  }
+  return scores;
+}
+
+Choice Sampler::next(const float* logits, const Params& params, const Place& place, State&) {
   check(params, vocab_size_);
   Workspace& work = *work_;
   const std::size_t vocab_size = work.scores.size();
@@ -333,14 +361,50 @@ Choice Sampler::next(const float* logits, const Params& params, const std::int32
     normaliser = normalise(logits, vocab_size, s.largest);
     choice.top = work.best(logits, vocab_size, static_cast<std::size_t>(params.logprobs), normaliser);
   }
-  const float* scores = apply_history(work, logits, params, {history, history_length}, generated, s);
+  const float* scores = history_rules(logits, params, place, false, s);
   if (params.temperature == 0.0) {
     choice.token = static_cast<std::int32_t>(first_equal(scores, vocab_size, work.block_max.data(), s.largest));
   } else {
-    choice.token = draw(work, scores, params, s.largest, philox_uniform(params.seed, alternative, generated));
+    const double u = philox_uniform(params.seed, place.alternative, place.generated);
+    choice.token = draw(work, scores, params, s.largest, u);
   }
   if (params.logprobs >= 0) choice.logprob = normaliser(logits[choice.token]);
   return choice;
+}
+
+std::vector<TokenLogprob> Sampler::candidates(const float* logits, const Params& params, const Place& place,
+                                              std::size_t k, bool normalise_first) {
+  check(params, vocab_size_);
+  const std::size_t vocab_size = work_->scores.size();
+  Scan s = scan(logits, vocab_size, work_->block_max.data());
+  require_usable(s);
+  const float* scores = history_rules(logits, params, place, normalise_first, s);
+  std::vector<TokenLogprob> best = work_->best(scores, vocab_size, k, Normaliser{0.0, 0.0});
+  std::erase_if(best, [](const TokenLogprob& t) { return t.second == -std::numeric_limits<float>::infinity(); });
+  return best;
+}
+
+void Sampler::process(const float* logits, const Params& params, const Place& place, const State&, bool normalise_first,
+                      bool with_draw_rules, float* out) {
+  check(params, vocab_size_);
+  Workspace& work = *work_;
+  const std::size_t vocab_size = work.scores.size();
+  Scan s = scan(logits, vocab_size, work.block_max.data());
+  require_usable(s);
+  const float* scores = history_rules(logits, params, place, normalise_first, s);
+  if (!with_draw_rules || params.temperature == 0.0) {
+    std::copy_n(scores, vocab_size, out);
+    return;
+  }
+  const float temperature = static_cast<float>(params.temperature);
+  const bool some = draw_rules(work, scores, params, ToExponent{s.largest, temperature});
+  if (scores != work.scores.data()) std::copy_n(scores, vocab_size, work.scores.begin());
+  if (some) std::fill_n(out, vocab_size, -std::numeric_limits<float>::infinity());
+  const std::size_t n = some ? work.count : vocab_size;
+  for (std::size_t i = 0; i < n; ++i) {
+    const std::size_t token = some ? static_cast<std::size_t>(work.id[i]) : i;
+    out[token] = work.scores[token] / temperature;
+  }
 }
 
 float log_softmax_at(const float* logits, std::size_t vocab_size, std::int32_t token) {

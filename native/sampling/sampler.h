@@ -5,6 +5,7 @@
 //
 // V vocabulary size. Rules are applied in this order, which is that of transformers' generate():
 //
+//   0 mask                  bans the tokens whose bit is not set (a grammar, a trie: whatever the caller computes)
 //   1 repetition_penalty    every id of the history once: logit < 0 ? logit * r : logit / r        arXiv:1909.05858
 //   2 no_repeat_ngram_size  bans each id that would complete an n-gram already in the history      arXiv:1705.04304
 //   3 min_new_tokens        bans the stop ids while fewer tokens than this were generated
@@ -23,6 +24,7 @@
 #pragma once
 #include <cstddef>
 #include <cstdint>
+#include <limits>
 #include <memory>
 #include <utility>
 #include <vector>
@@ -53,6 +55,23 @@ struct Choice {
   std::vector<TokenLogprob> top;  // best first, ties by id; empty (and never allocated) unless asked for
 };
 
+// What a rule carries from one token of a sequence to the next: copy it where the sequence forks, and put an old copy
+// back where it is rewound. A fresh one starts a sequence. Most rules need none and are functions of the history.
+struct State {
+  double mu = std::numeric_limits<double>::quiet_NaN();  // mirostat: surprise allowed, in bits; NaN: not begun
+};
+
+// Where in a text a token is to be chosen.
+struct Place {
+  const std::int32_t* history = nullptr;  // [length] ids of prompt and generated tokens
+  std::size_t length = 0;
+  std::size_t generated = 0;  // how many of them, the last ones, were generated
+  std::uint32_t alternative = 0;
+  // [ceil(V / 32)]: bit t % 32 of word t / 32 says whether token t is allowed; null: all are.
+  const std::uint32_t* mask = nullptr;
+};
+
+struct Scan;
 struct Workspace;
 
 // Holds the working memory (about 24 bytes per vocabulary entry); next() allocates nothing except Choice::top. One
@@ -66,14 +85,25 @@ class Sampler {
 
   int vocab_size() const { return vocab_size_; }
 
-  // logits [V], not changed. history [history_length]: the ids of prompt and generated tokens, of which the last
-  // `generated` were generated; it is read by rules 1 and 2 only and must not overlap logits. A result depends on the
-  // arguments alone. Throws kEngine when the logits hold NaN or +inf or are all -inf; kInvalidRequest for params that
-  // check() refuses, an id of the history outside the vocabulary, or rules that leave no token to choose.
-  Choice next(const float* logits, const Params& params, const std::int32_t* history, std::size_t history_length,
-              std::size_t generated, std::uint32_t alternative);
+  // The next token. logits [V], not changed; the history is read by the rules that need it only. A result depends on
+  // the arguments alone; `state` becomes that of the sequence with the chosen token. All three throw kEngine when the
+  // logits hold NaN or +inf or are all -inf; kInvalidRequest for params that check() refuses, an id of the history
+  // outside the vocabulary, or rules or a mask that leave no token to choose. Then the state stands.
+  Choice next(const float* logits, const Params& params, const Place& place, State& state);
+
+  // The k best tokens after the mask and the rules before temperature, with their scores: best first, ties by id,
+  // fewer where fewer are left. normalise: log-softmax of the logits before all (absolute error as of logprobs).
+  std::vector<TokenLogprob> candidates(const float* logits, const Params& params, const Place& place, std::size_t k,
+                                       bool normalise);
+
+  // Scores [V] after the mask and the rules, to `out` (which may be logits); -inf for what is banned. draw_rules: with
+  // the rules from temperature on, so that softmax(out) is what next() draws from; at temperature 0 they do nothing.
+  void process(const float* logits, const Params& params, const Place& place, const State& state, bool normalise,
+               bool draw_rules, float* out);
 
  private:
+  const float* history_rules(const float* logits, const Params& params, const Place& place, bool normalise, Scan& s);
+
   int vocab_size_;
   std::unique_ptr<Workspace> work_;
 };

@@ -96,6 +96,16 @@ class SamplerParams:
     @logprobs.setter
     def logprobs(self, arg: int, /) -> None: ...
 
+class SamplerState:
+    """What the rules carry from one token of a sequence to the next."""
+
+    def __init__(self) -> None: ...
+    def copy(self) -> SamplerState: ...
+    @property
+    def mu(self) -> float: ...
+    @mu.setter
+    def mu(self, arg: float, /) -> None: ...
+
 class Sampler:
     """Chooses tokens from logits; see native/sampling/sampler.h."""
 
@@ -109,10 +119,36 @@ class Sampler:
         history: NDArray[numpy.int32],
         generated: int = 0,
         alternative: int = 0,
+        mask: NDArray[numpy.uint32] | None = None,
+        state: SamplerState | None = None,
     ) -> tuple[Any, ...]:
         """
         logits [V] float32 and history [any] int32, contiguous. Returns (token, logprob, [(id, logprob)]).
         """
+    def candidates(
+        self,
+        logits: NDArray[numpy.float32],
+        params: SamplerParams,
+        history: NDArray[numpy.int32],
+        k: int,
+        generated: int = 0,
+        mask: NDArray[numpy.uint32] | None = None,
+        normalise: bool = False,
+    ) -> list[tuple[int, float]]:
+        """The k best tokens after the rules before temperature: [(id, score), ...], best first."""
+    def process(
+        self,
+        logits: NDArray[numpy.float32],
+        params: SamplerParams,
+        history: NDArray[numpy.int32],
+        generated: int = 0,
+        alternative: int = 0,
+        mask: NDArray[numpy.uint32] | None = None,
+        state: SamplerState | None = None,
+        normalise: bool = False,
+        draw_rules: bool = True,
+    ) -> Any:
+        """Scores [V] after the rules."""
 
 def philox_uniform(seed: int, alternative: int, position: int) -> float:
     """

@@ -53,23 +53,52 @@ def test_argument_that_is_not_utf8_names_the_offset(gpt2: Gpt2) -> None:
     assert "byte 0xe9 at offset 3" in done.err
 
 
-def test_every_sampling_option_is_a_flag_that_arrives(gpt2: Gpt2, model: FakeModel) -> None:
-    given = {
+GIVEN: list[dict[str, Any]] = [
+    {
         "max_new_tokens": 7, "min_new_tokens": 2, "temperature": 0.5, "top_k": 3, "top_p": 0.9, "min_p": 0.1,
         "repetition_penalty": 1.2, "no_repeat_ngram_size": 4, "stop": ("a", "b"), "stop_token_ids": (1, 2),
         "seed": 9, "logprobs": 2, "truncate": "left", "overflow": "slide",
-        "ignore_eos": True, "allow_special": True,
-    }  # fmt: skip
-    assert set(given) | {"n"} == {spec.name for spec in option_specs()}
+        "ignore_eos": True, "allow_special": True, "do_sample": True, "best_of": 5,
+    },
+    {"num_beams": 4, "num_beam_groups": 2, "diversity_penalty": 0.5, "length_penalty": 2.0},
+    {"num_beams": 4, "early_stopping": "never", "force_words_ids": ("[5, 6]", "[[7], [8, 9]]")},
+    {"penalty_alpha": 0.6, "top_k": 4},
+    {"dola_layers": "2,4"},
+    {"guidance_scale": 1.5, "negative_prompt": "No"},
+    {"guidance_scale": 1.5, "negative_prompt_ids": "3,4,3"},
+    {"num_beams": 3, "num_return_sequences": 3, "constraints": ("[5, 6]",)},
+]  # fmt: skip
+
+ARRIVES = {
+    "dola_layers": (2, 4),
+    "negative_prompt_ids": (3, 4, 3),
+    "num_return_sequences": None,  # it is n from here on, as constraints are force_words_ids
+    "constraints": (),
+}
+
+
+def test_every_sampling_option_is_a_flag() -> None:
+    assert {name for given in GIVEN for name in given} | {"n"} == {spec.name for spec in option_specs()}
+
+
+@pytest.mark.parametrize("given", GIVEN, ids=lambda given: next(iter(given)))
+def test_a_flag_arrives(given: dict[str, Any], gpt2: Gpt2, model: FakeModel) -> None:
+    num = [] if "penalty_alpha" in given else ["--num", "3"]
     argv = []
     for name, value in given.items():
         flag = f"--{name.replace('_', '-')}"
         values = value if isinstance(value, tuple) else (value,)
         argv += [flag] if value is True else [part for one in values for part in (flag, str(one))]
-    assert gpt2("generate", "x", "--num", "3", *argv).code == 0
+    assert gpt2("generate", "x", *num, *argv).code == 0
     params = model.calls[0][1]
-    assert {name: getattr(params, name) for name in given} == given
-    assert params.n == 3
+    for name, value in given.items():
+        if name not in ("force_words_ids", "constraints"):
+            assert getattr(params, name) == ARRIVES.get(name, value)
+    if "force_words_ids" in given:
+        assert params.force_words_ids == (((5, 6),), ((7,), (8, 9)))
+    if "constraints" in given:
+        assert params.force_words_ids == (((5, 6),),)
+        assert params.n == 3
 
 
 @pytest.mark.parametrize("preset", PRESETS)

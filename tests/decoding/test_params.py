@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from gpt2.decoding import PRESETS, SamplingParams, fields_table, option_specs, params
+from gpt2.decoding.constraints import DisjunctiveConstraint, PhrasalConstraint
 from gpt2.errors import InvalidRequest, UnknownOption
 
 WRONG: list[tuple[str, Any]] = [
@@ -52,6 +53,28 @@ WRONG: list[tuple[str, Any]] = [
     ("logprobs", -1),
     ("logprobs", 21),
     ("n", 0),
+    ("num_return_sequences", 0),
+    ("best_of", 0),
+    ("do_sample", 1),
+    ("num_beams", 0),
+    ("num_beams", 1025),
+    ("num_beam_groups", 0),
+    ("diversity_penalty", -1.0),
+    ("length_penalty", math.inf),
+    ("early_stopping", "always"),
+    ("early_stopping", 1.5),
+    ("force_words_ids", 5),
+    ("force_words_ids", [[]]),
+    ("force_words_ids", [[-1]]),
+    ("force_words_ids", [[1, 2], 3]),
+    ("force_words_ids", [[[1], [1, 2]]]),
+    ("constraints", ["word"]),
+    ("penalty_alpha", 1.1),
+    ("dola_layers", "middle"),
+    ("dola_layers", (-1,)),
+    ("guidance_scale", math.nan),
+    ("negative_prompt", 5),
+    ("negative_prompt_ids", (1.5,)),
     ("truncate", "top"),
     ("overflow", None),
     ("ignore_eos", 1),
@@ -118,6 +141,70 @@ def test_contradictions_name_both_sides() -> None:
             SamplingParams.from_options("exact", **{name: value})
 
 
+CONTRADICTIONS: list[dict[str, Any]] = [
+    {"num_beams": 4, "penalty_alpha": 0.6, "top_k": 4},
+    {"num_beams": 4, "guidance_scale": 1.5},
+    {"dola_layers": "low", "guidance_scale": 1.5},
+    {"penalty_alpha": 0.6, "top_k": 1},
+    {"penalty_alpha": 0.6, "top_k": 4, "do_sample": True},
+    {"penalty_alpha": 0.6, "top_k": 4, "n": 2},
+    {"num_beams": 4, "n": 5},
+    {"num_beams": 4, "temperature": 0.7},
+    {"num_beams": 4, "num_beam_groups": 3, "diversity_penalty": 1.0},
+    {"num_beams": 4, "num_beam_groups": 2},
+    {"num_beams": 4, "diversity_penalty": 1.0},
+    {"num_beams": 4, "force_words_ids": [[1]], "do_sample": True},
+    {"num_beams": 4, "num_beam_groups": 2, "diversity_penalty": 1.0, "do_sample": True},
+    {"num_beams": 4, "num_beam_groups": 2, "diversity_penalty": 1.0, "force_words_ids": [[1]]},
+    {"length_penalty": 2.0},
+    {"early_stopping": True},
+    {"force_words_ids": [[1]]},
+    {"num_return_sequences": 3, "n": 2},
+    {"do_sample": False, "temperature": 0.7},
+    {"do_sample": True, "temperature": 0.0},
+    {"negative_prompt": "No"},
+    {"negative_prompt": "No", "negative_prompt_ids": [1], "guidance_scale": 1.5},
+    {"best_of": 2, "n": 3},
+    {"best_of": 2, "temperature": 0.0},
+]
+
+
+@pytest.mark.parametrize("options", CONTRADICTIONS, ids=lambda options: "-".join(options))
+def test_contradictions_of_the_strategies_name_both_sides(options: dict[str, Any]) -> None:
+    for make in (SamplingParams, SamplingParams.from_options):
+        with pytest.raises(InvalidRequest, match="contradict each other") as caught:
+            make(**options)
+        assert str(caught.value.got).count("=") >= 2
+
+
+def test_what_draws_nothing_refuses_options_of_the_draw() -> None:
+    for why in ({"num_beams": 4}, {"do_sample": False}, {"penalty_alpha": 0.6, "top_k": 4}):
+        with pytest.raises(InvalidRequest, match="and top_p contradict"):
+            SamplingParams.from_options(**why, top_p=0.5)
+        # A preset's way of drawing gives way, an option by name does not.
+        settled = SamplingParams.from_options("story", **why)
+        assert settled.greedy
+        assert settled.top_p == 1.0
+        assert settled.repetition_penalty == 1.05
+    assert SamplingParams.from_options("story", num_beams=4, do_sample=True).top_p == 0.9
+
+
+def test_the_names_of_transformers_settle_to_one_form() -> None:
+    class Theirs:
+        token_ids = ([3, 4], [5])
+
+    p = SamplingParams(num_beams=3, num_return_sequences=2, constraints=[Theirs(), PhrasalConstraint([7, 8])])
+    assert p.n == 2
+    assert p.replace(n=3).n == 3
+    assert p.force_words_ids == (((3, 4), (5,)), ((7, 8),))
+    assert p == SamplingParams(num_beams=3, n=2, force_words_ids=[[[3, 4], [5]], [7, 8]])
+    assert p.replace(seed=1).replace(seed=None) == p
+    assert SamplingParams(constraints=[DisjunctiveConstraint([[1], [2]])], num_beams=2).greedy
+    assert SamplingParams(do_sample=False).temperature == 0.0
+    assert SamplingParams(do_sample=False) == SamplingParams(temperature=0, do_sample=False)
+    assert not SamplingParams(num_beams=2, do_sample=True).greedy
+
+
 def test_presets_are_valid_and_options_win_over_them() -> None:
     assert list(PRESETS) == ["story", "chat", "code", "exact"]
     for name, fields in PRESETS.items():
@@ -141,7 +228,7 @@ def test_the_table_and_the_class_say_the_same() -> None:
         assert isinstance(field.default, tuple) == spec.multiple
         if spec.choices:
             for choice in spec.choices:
-                SamplingParams(**{spec.name: choice})
+                SamplingParams(**{"num_beams": 2, spec.name: choice})
 
 
 def test_every_field_has_a_line_of_meaning_and_the_paper_of_its_method() -> None:

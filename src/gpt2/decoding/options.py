@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Final
 
+from gpt2.decoding import constraints
 from gpt2.errors import InvalidRequest
 
 
@@ -95,6 +96,12 @@ def one_of(*names: str) -> Callable[[Any], str]:
     return accept
 
 
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError
+    return value
+
+
 def boolean(value: Any) -> bool:
     if not isinstance(value, bool):
         raise TypeError
@@ -113,6 +120,30 @@ def ids(value: Any) -> tuple[int, ...]:
     accept = integer(0, 2**31 - 1)
     items = value if isinstance(value, (tuple, list, set, frozenset)) else ([] if value is None else [value])
     return tuple(dict.fromkeys(accept(item) for item in items))
+
+
+def id_sequence(value: Any) -> tuple[int, ...] | None:
+    """Accepts ids in their order, or None; a text is read as numbers with commas."""
+    if isinstance(value, str):
+        value = [int(item) for item in value.split(",")]
+    accept = integer(0, 2**31 - 1)
+    return None if value is None else tuple(accept(item) for item in value)
+
+
+def _early_stopping(value: Any) -> bool | str:
+    value = {"true": True, "false": False}.get(value, value) if isinstance(value, str) else value
+    if value != "never":
+        return boolean(value)
+    return "never"
+
+
+def _dola_layers(value: Any) -> str | tuple[int, ...] | None:
+    if value in (None, "low", "high"):
+        return value  # type: ignore[no-any-return]
+    layers = id_sequence(value)
+    if not layers:
+        raise ValueError
+    return layers
 
 
 def _not_text(value: Any) -> Any:
@@ -221,6 +252,76 @@ _ROWS = (
     _row(
         "n", int, 1, integer(1, 2**32 - 1), "a whole number, 1 or more",
         "How many alternatives to generate; the k-th is the same whatever n is.",
+    ),
+    _row(
+        "num_return_sequences", int, None, optional(integer(1, 2**32 - 1)), "a whole number, 1 or more",
+        "Another name of n.",
+    ),
+    _row(
+        "best_of", int, None, optional(integer(1, 2**16)), "a whole number, 1 or more",
+        "Draw this many alternatives and keep the n whose tokens are on average the most probable.",
+    ),
+    _row(
+        "do_sample", bool, None, optional(boolean), "true or false",
+        "False is greedy, as temperature 0 is; beams draw only if it is true.",
+    ),
+    _row(
+        "num_beams", int, 1, integer(1, 2**10), "a whole number in [1, 1024]",
+        "Follow this many texts side by side and return the n with the best score; 1 is off.",
+        paper="Lowerre 1976, The HARPY speech recognition system",
+    ),
+    _row(
+        "num_beam_groups", int, 1, integer(1, 2**10), "a whole number that divides num_beams",
+        "Split the beams into groups that are made to differ; 1 is off.", paper="arXiv:1610.02424",
+    ),
+    _row(
+        "diversity_penalty", float, 0.0, number(0.0, _MOST), "a finite number, 0 or more",
+        "What a group's token costs for each beam of the groups before that has just taken it.",
+        paper="arXiv:1610.02424",
+    ),
+    _row(
+        "length_penalty", float, 1.0, number(-100.0, 100.0), "a number in [-100, 100]",
+        "A beam's score is its log-probability / length ** length_penalty: above 0 favours long texts.",
+        paper="arXiv:1609.08144",
+    ),
+    _row(
+        "early_stopping", str, False, _early_stopping, "true, false or never",
+        "When beams end: true, at num_beams complete texts; false, when a better one is unlikely; never, "
+        "when it is impossible.", choices=("true", "false", "never"),
+    ),
+    _row(
+        "force_words_ids", str, (), constraints.words, "lists of token ids, or lists of such lists",
+        "Words that must occur (beams only), each as its ids, or as several lists of which one will do.",
+        multiple=True,
+        paper="arXiv:1804.06609", hint="[[262, 995], [[1842], [5448, 13]]]",
+    ),
+    _row(
+        "constraints", str, (), constraints.words, "PhrasalConstraint or DisjunctiveConstraint objects",
+        "Another form of force_words_ids.", paper="arXiv:1804.06609", multiple=True,
+    ),
+    _row(
+        "penalty_alpha", float, None, optional(number(0.0, 1.0)), "a number in [0, 1]",
+        "Contrastive search among the top_k tokens: the weight of being unlike what is there.",
+        paper="arXiv:2202.06417", hint="penalty_alpha=0.6, top_k=4",
+    ),
+    _row(
+        "dola_layers", str, None, _dola_layers, "low, high or layers, whole numbers of 0 or more",
+        "Contrast the last layer with the one among these that differs most from it.",
+        paper="arXiv:2309.03883",
+    ),
+    _row(
+        "guidance_scale", float, None, optional(number(-_MOST, _MOST)), "a finite number",
+        "Strengthen what sets the prompt apart from the negative prompt; 1 is off.",
+        paper="arXiv:2306.17806", hint="1.5 is usual",
+    ),
+    _row(
+        "negative_prompt", str, None, optional(_text), "a text",
+        "The prompt that guidance_scale leads away from; without one, the last token of the prompt.",
+        paper="arXiv:2306.17806",
+    ),
+    _row(
+        "negative_prompt_ids", str, None, id_sequence, "token ids, at least one",
+        "The negative prompt as token ids.", paper="arXiv:2306.17806",
     ),
     _row(
         "truncate", str, None, optional(one_of("left", "right", "middle")), "left, right or middle",

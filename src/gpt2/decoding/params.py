@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Final, Literal, TypeAlias
 
+from gpt2.decoding import search
+from gpt2.decoding.constraints import Word
 from gpt2.decoding.options import RULES, shown
 from gpt2.errors import InvalidRequest, UnknownOption
 
@@ -52,6 +54,41 @@ class SamplingParams:
     """Report the model's log-probability of each token, and of this many most probable ones; None: no."""
     n: int = 1
     """How many alternatives to generate; the k-th is the same whatever n is."""
+    num_return_sequences: int | None = None
+    """Another name of n; read n."""
+    best_of: int | None = None
+    """Draw this many alternatives and keep the n whose tokens are on average the most probable."""
+    do_sample: bool | None = None
+    """False is greedy, as temperature 0 is; beams draw only if it is true. None: by temperature, for beams
+    no."""
+    num_beams: int = 1
+    """Beam search: follow this many texts side by side, return the n with the best score."""
+    num_beam_groups: int = 1
+    """Split the beams into groups that are made to differ (arXiv:1610.02424)."""
+    diversity_penalty: float = 0.0
+    """What a group's token costs for each beam of the groups before that has just taken it
+    (arXiv:1610.02424)."""
+    length_penalty: float = 1.0
+    """A beam's score is its log-probability / length ** length_penalty (arXiv:1609.08144)."""
+    early_stopping: bool | Literal["never"] = False
+    """When beams end: True, at num_beams complete texts; False, when a better one is unlikely; "never", when
+    it is impossible."""
+    force_words_ids: tuple[Word, ...] = ()
+    """Words that must occur (beams only), each as its ids, or as several lists of which one will do
+    (arXiv:1804.06609)."""
+    constraints: tuple[Word, ...] = ()
+    """Another form of force_words_ids; read that (arXiv:1804.06609)."""
+    penalty_alpha: float | None = None
+    """Contrastive search among the top_k tokens (arXiv:2202.06417)."""
+    dola_layers: Literal["low", "high"] | tuple[int, ...] | None = None
+    """Contrast the last layer with the one among these that differs most (arXiv:2309.03883)."""
+    guidance_scale: float | None = None
+    """Strengthen what sets the prompt apart from the negative prompt; 1 is off (arXiv:2306.17806)."""
+    negative_prompt: str | None = None
+    """The prompt that guidance_scale leads away from; None: the last token of the prompt
+    (arXiv:2306.17806)."""
+    negative_prompt_ids: tuple[int, ...] | None = None
+    """The negative prompt as token ids (arXiv:2306.17806)."""
     truncate: Truncate | None = None
     """Where to cut a prompt that does not fit the window; None: such a prompt is an error."""
     overflow: Overflow = "stop"
@@ -71,11 +108,16 @@ class SamplingParams:
                 expected="min_new_tokens <= max_new_tokens",
                 hint=f"max_new_tokens={self.min_new_tokens}",
             )
+        for name, value in search.settled(self).items():
+            object.__setattr__(self, name, value)
+        search.check(self)
 
     @property
     def greedy(self) -> bool:
         """True if no draw is made: the same text whatever the seed."""
-        return self.temperature == 0.0
+        if self.num_beams > 1:
+            return self.do_sample is not True
+        return self.temperature == 0.0 or bool(self.penalty_alpha)
 
     def replace(self, **options: Any) -> SamplingParams:
         """These params with some fields changed; checks them as the constructor does."""
@@ -91,10 +133,14 @@ class SamplingParams:
         """
         _require_known(options)
         merged = {**(preset_fields(preset) if preset is not None else {}), **options}
-        if merged.get("temperature") == 0:
-            _refuse_void(options)
-            # What remains is the preset's way of drawing, which the caller has replaced by greedy.
-            merged = {name: value for name, value in merged.items() if name not in _DRAW_ONLY}
+        if (reason := _why_nothing_is_drawn(merged, options)) is not None:
+            used = ("top_k",) if options.get("penalty_alpha") else ()
+            _refuse_void(options, reason, used)
+            # What remains is the preset's way of drawing, which the caller has replaced.
+            unused = {*_DRAW_ONLY} - {*used}
+            if "temperature" not in options and reason[0] != "temperature":
+                unused.add("temperature")
+            merged = {name: value for name, value in merged.items() if name not in unused}
         return cls(**merged)
 
 
@@ -131,16 +177,29 @@ def _require_known(options: Mapping[str, Any]) -> None:
             raise UnknownOption.named(name, RULES)
 
 
-def _refuse_void(options: Mapping[str, Any]) -> None:
-    """Options about the draw, asked for by name although temperature 0 draws nothing."""
+def _why_nothing_is_drawn(merged: Mapping[str, Any], options: Mapping[str, Any]) -> tuple[str, Any] | None:
+    """The option that makes the text the same whatever the seed, and its value; None where draws are made."""
+    if options.get("do_sample") is False:
+        return "do_sample", False
+    if options.get("penalty_alpha"):
+        return "penalty_alpha", options["penalty_alpha"]
+    if options.get("num_beams", 1) != 1 and not options.get("do_sample"):
+        return "num_beams", options["num_beams"]
+    return ("temperature", 0) if merged.get("temperature") == 0 else None
+
+
+def _refuse_void(options: Mapping[str, Any], reason: tuple[str, Any], used: tuple[str, ...]) -> None:
+    """Options about the draw, asked for by name although nothing is drawn."""
+    why, value = reason
     for name in _DRAW_ONLY:
-        if name in options and options[name] != RULES[name].spec.default:
+        if name in options and name not in used and options[name] != RULES[name].spec.default:
             raise InvalidRequest(
-                f"temperature and {name} contradict each other",
-                got=f"temperature=0, {name}={shown(options[name])}",
+                f"{why} and {name} contradict each other",
+                got=f"{why}={shown(value)}, {name}={shown(options[name])}",
                 expected="one of them",
-                likely=f"temperature=0 is greedy, so that {name} has no effect",
-                hint=f"leave out {name}, or set a temperature above 0",
+                likely=f"{why}={shown(value)} draws nothing, so that {name} has no effect",
+                hint=f"leave out {name}, or "
+                + ("set a temperature above 0" if why == "temperature" else f"leave out {why}"),
             )
 
 

@@ -157,6 +157,7 @@ HEAVY = (
     "tokenizers",
     "safetensors",
     "tiktoken",
+    "llguidance",
     "pydantic",
     "rich",
 )

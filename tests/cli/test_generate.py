@@ -67,6 +67,11 @@ GIVEN: list[dict[str, Any]] = [
     {"guidance_scale": 1.5, "negative_prompt": "No"},
     {"guidance_scale": 1.5, "negative_prompt_ids": "3,4,3"},
     {"num_beams": 3, "num_return_sequences": 3, "constraints": ("[5, 6]",)},
+    {"json_schema": '{"type": "null"}'},
+    {"regex": "a"},
+    {"choice": ("a", "b")},
+    {"grammar": "start: /a/"},
+    {"token_healing": True},
 ]  # fmt: skip
 
 ARRIVES = {

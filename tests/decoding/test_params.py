@@ -79,6 +79,13 @@ WRONG: list[tuple[str, Any]] = [
     ("overflow", None),
     ("ignore_eos", 1),
     ("allow_special", "yes"),
+    ("json_schema", "no JSON"),
+    ("json_schema", True),
+    ("regex", ""),
+    ("regex", 5),
+    ("choice", ("a", "")),
+    ("grammar", ""),
+    ("token_healing", None),
 ]
 
 

@@ -5,6 +5,7 @@ It knows what an option is called, which values it takes and what it means, not 
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -114,6 +115,26 @@ def strings(value: Any) -> tuple[str, ...]:
     if not all(isinstance(item, str) and item for item in items):
         raise ValueError
     return items
+
+
+def _some_text(value: Any) -> str:
+    if not isinstance(value, str) or not value:
+        raise ValueError
+    return value
+
+
+def schema(value: Any) -> str:
+    """Accepts a JSON schema as an object, as JSON text, or as a class of pydantic's; kept is the text, with
+    the keys in their order."""
+    if hasattr(value, "model_json_schema"):
+        value = value.model_json_schema()
+    try:
+        schema = json.loads(value) if isinstance(value, str) else value
+        if not isinstance(schema, Mapping):
+            raise TypeError
+        return json.dumps(dict(schema), ensure_ascii=False, allow_nan=False)
+    except RecursionError:
+        raise ValueError from None
 
 
 def ids(value: Any) -> tuple[int, ...]:
@@ -340,6 +361,27 @@ _ROWS = (
     _row(
         "allow_special", bool, False, boolean, "true or false",
         "Special tokens written in the prompt (<|endoftext|>) act as such; otherwise they are plain text.",
+    ),
+    _row(
+        "json_schema", str, None, optional(schema), "a JSON schema: an object, or JSON text that is one",
+        "The text is JSON that the schema accepts, with its members in the schema's order.",
+        hint='{"type": "object"} for any object',
+    ),
+    _row(
+        "regex", str, None, optional(_some_text), "a regular expression",
+        "The whole text matches this expression; look-around and back-references are not known.",
+    ),
+    _row(
+        "choice", str, (), strings, "strings, none of them empty",
+        "The text is one of these strings.", multiple=True,
+    ),
+    _row(
+        "grammar", str, None, optional(_some_text), "a grammar in Lark's notation",
+        "The text is one that this grammar derives from its rule `start`.",
+    ),
+    _row(
+        "token_healing", bool, False, boolean, "true or false",
+        "The last tokens of the prompt are chosen anew, among those that begin with its last bytes.",
     ),
 )  # fmt: skip
 

@@ -97,6 +97,16 @@ class SamplingParams:
     """Go on after the end-of-text token."""
     allow_special: bool = False
     """Special tokens written in the prompt act as such; otherwise they are plain text."""
+    json_schema: str | None = None
+    """The text is JSON that this schema accepts. A dict, or a class of pydantic's, may be given as such."""
+    regex: str | None = None
+    """The whole text matches this expression."""
+    choice: tuple[str, ...] = ()
+    """The text is one of these strings."""
+    grammar: str | None = None
+    """The text is one that this Lark grammar derives from `start`."""
+    token_healing: bool = False
+    """The last tokens of the prompt are chosen anew, among those that begin with its last bytes."""
 
     def __post_init__(self) -> None:
         for name, rule in RULES.items():

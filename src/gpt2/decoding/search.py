@@ -16,6 +16,11 @@ _STRATEGIES: Final[Mapping[str, Callable[[Any], bool]]] = {
     "dola_layers": lambda p: p.dola_layers is not None,
     "guidance_scale": lambda p: p.guidance_scale not in (None, 1.0),
     "best_of": lambda p: p.best_of is not None,
+    "json_schema": lambda p: p.json_schema is not None,
+    "regex": lambda p: p.regex is not None,
+    "choice": lambda p: bool(p.choice),
+    "grammar": lambda p: p.grammar is not None,
+    "token_healing": lambda p: p.token_healing,
 }
 """Option -> whether it asks for its strategy. One request has one of them."""
 

@@ -1,0 +1,197 @@
+"""What may come next: masks over the vocabulary, and the strategy that draws under them.
+
+A Masker follows one text and says after each token which tokens may come next. grammar.py makes one of a
+grammar, healing.py of the bytes that a prompt took back. It knows tokens alone, no model; what is drawn among
+the allowed tokens is the engine's business.
+
+Where exactly one token may come next nothing is drawn: it is *forced*. The sampling rules do not see it (so a
+grammar wins over no_repeat_ngram_size), and unless its log-probability is asked for it costs no step of its
+own: it is computed together with what follows. The tokens are the same either way.
+
+V vocabulary size, W = ceil(V / 32) words of a mask.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Protocol, TypeAlias
+
+import numpy as np
+
+from gpt2.decoding.sampling import log_softmax
+from gpt2.decoding.tree import Answer, Ask, Choice, Emit, Extend, MakeStrategy, Wait
+
+if TYPE_CHECKING:
+    from gpt2.decoding.params import SamplingParams
+    from gpt2.decoding.tree import Bits, Branch, Floats, Strategy, Tree
+    from gpt2.protocols import FinishReason
+
+
+class Masker(Protocol):
+    """What may follow one text."""
+
+    def mask(self) -> Bits | None:
+        """The tokens that may come next, uint32 [W]; None if every one may. No bit at all: the text ends."""
+        ...
+
+    def push(self, token: int) -> None:
+        """The next token, one that mask() allows and that does not end the text."""
+        ...
+
+    def fork(self) -> Masker:
+        """Another that stands where this one stands."""
+        ...
+
+
+MakeMasker: TypeAlias = Callable[[], Masker]
+"""A Masker at the beginning of the text."""
+
+
+def mask_of(tokens: Sequence[int] | np.ndarray, vocab_size: int) -> Bits:
+    """The mask that allows these tokens and no other, uint32 [W]."""
+    bits = np.zeros((vocab_size + 31) // 32 * 32, dtype=np.uint8)
+    bits[np.asarray(tokens, dtype=np.int64)] = 1
+    return np.packbits(bits, bitorder="little").view("<u4").astype(np.uint32, copy=False)
+
+
+def allowed(mask: Bits) -> np.ndarray:
+    """The tokens that a mask allows, ascending; int64."""
+    little = np.ascontiguousarray(mask.astype("<u4", copy=False))
+    return np.flatnonzero(np.unpackbits(little.view(np.uint8), bitorder="little"))
+
+
+def only(mask: Bits | None) -> int | None:
+    """The token, if the mask allows exactly one."""
+    if mask is None:
+        return None
+    words = np.flatnonzero(mask)
+    if words.size != 1:
+        return None
+    word = int(mask[words[0]])
+    return int(words[0]) * 32 + word.bit_length() - 1 if word & (word - 1) == 0 else None
+
+
+def masked(make: MakeMasker) -> MakeStrategy:
+    """The strategy that draws each token by the request's params among those that a Masker allows."""
+
+    def strategy(tree: Tree, prompt: Sequence[int], params: SamplingParams, ends: frozenset[int]) -> Strategy:
+        root = tree.open(prompt_length=len(prompt))
+        texts = [_Text(tree, root, prompt, params, ends, k, make()) for k in range(params.n)]
+        for text in texts:
+            yield from text.begin()
+        first, others = texts[0], texts[1:]
+        if others and not first.ended:
+            # The prompt, and what is forced after it, is computed once for all of them.
+            (answer,) = (yield Wait([first.extension(shared=True)])) or []
+            for text in texts:
+                if text is not first and not answer.full:
+                    text.fork()
+                yield from text.take(answer)
+        while live := [text for text in texts if not text.ended]:
+            answers = yield Wait([text.extension() for text in live])
+            for text, answer in zip(live, answers or [], strict=True):
+                yield from text.take(answer)
+
+    return strategy
+
+
+class _Text:
+    """One alternative while it is drawn."""
+
+    def __init__(
+        self,
+        tree: Tree,
+        branch: Branch,
+        prompt: Sequence[int],
+        params: SamplingParams,
+        ends: frozenset[int],
+        alternative: int,
+        masker: Masker,
+    ) -> None:
+        self.ended = False
+        self._params = params
+        self._ends = ends
+        self._alternative = alternative
+        self._masker = masker
+        self._tree = tree
+        self._branch = branch
+        self._pending = list(prompt)  # to be computed before the next choice
+        self._count = 0  # tokens after the prompt
+        self._mask: Bits | None = None
+        self._forced: int | None = None  # the next token, when only its log-probability is to be found
+
+    def begin(self) -> Strategy:
+        """Before anything is computed: what is forced after the prompt."""
+        return self._settle([])
+
+    def fork(self) -> None:
+        """Go on in a branch of its own."""
+        self._branch = self._branch.fork(alternative=self._alternative)
+
+    def extension(self, *, shared: bool = False) -> Extend:
+        """The pending tokens, and what is asked of them. shared: every alternative takes the answer."""
+        ask = Ask("choices", mask=self._mask) if self._forced is None and not shared else Ask("logits")
+        return Extend(self._branch, self._pending, ask)
+
+    def take(self, answer: Answer) -> Strategy:
+        """The next token, and what is forced after it."""
+        if answer.full:
+            return self._emit([], "context")
+        if answer.logits is None:
+            choice = answer.choices[0]
+        elif self._forced is None:
+            choice = self._tree.choose(answer.logits[-1], self._branch, mask=self._mask)
+        else:
+            choice = scored(answer.logits[-1], self._forced, self._params.logprobs or 0)
+        self._pending = [choice.token]
+        return self._settle([choice], self._after(choice.token))
+
+    def _settle(self, fresh: list[Choice], finish: FinishReason | None = None) -> Strategy:
+        """Emit the fresh tokens with those that are forced after them, and the end if this is it."""
+        while finish is None:
+            self._mask, self._forced = self._masker.mask(), None
+            if self._mask is not None and not self._mask.any():
+                finish = "grammar"
+            elif self._count >= self._params.max_new_tokens:
+                finish = "length"
+            elif (forced := only(self._mask)) is None:
+                break
+            elif self._params.logprobs is not None:
+                self._forced = forced
+                break
+            else:
+                fresh.append(Choice(forced, math.nan))
+                self._pending.append(forced)
+                finish = self._after(forced)
+        return self._emit(fresh, finish)
+
+    def _after(self, token: int) -> FinishReason | None:
+        """Count a token; why the text ends with it, if it does."""
+        self._count += 1
+        if token in self._ends:
+            return "eos"
+        if token in self._params.stop_token_ids:
+            return "stop"
+        self._masker.push(token)
+        return None
+
+    def _emit(self, fresh: list[Choice], finish: FinishReason | None) -> Strategy:
+        self.ended = finish is not None
+        if not fresh and finish is None:
+            return
+        wanted = self._params.logprobs is not None
+        yield Emit(
+            tokens=[choice.token for choice in fresh],
+            logprobs=[choice.logprob for choice in fresh] if wanted else None,
+            top=[choice.top for choice in fresh] if wanted else None,
+            alternative=self._alternative,
+            finish=finish,
+        )
+
+
+def scored(logits: Floats, token: int, top: int) -> Choice:
+    """A token with the model's log-probability of it, and of the `top` most probable ones, by logits [V]."""
+    logprobs = log_softmax(logits)
+    best = np.argsort(-logprobs, kind="stable")[:top]
+    return Choice(token, float(logprobs[token]), tuple((int(i), float(logprobs[i])) for i in best))

@@ -1,7 +1,11 @@
 // Engine and Mailbox for Python. Arrays come in and go out as numpy; the GIL is released while the engine computes.
 #include "engine/engine.h"
 
+#if defined(__GLIBC__)
+#include <malloc.h>
+#endif
 #include <nanobind/ndarray.h>
+#include <nanobind/stl/pair.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
@@ -50,13 +54,18 @@ Config config_from(const nb::dict& d) {
   return c;
 }
 
-Tensors tensors_from(const nb::dict& d) {
+using Spans = std::vector<std::pair<std::uintptr_t, std::size_t>>;  // addresses and lengths
+
+// `maps` are the files that are mapped; arrays that lie elsewhere are memory of Python.
+Tensors tensors_from(const nb::dict& d, const Spans& maps) {
   Tensors out;
   for (auto [key, value] : d) {
     const auto name = nb::cast<std::string>(key);
     const auto array = nb::cast<Array>(value);
     Tensor t;
     t.data = array.data();
+    const auto at = reinterpret_cast<std::uintptr_t>(t.data);
+    for (const auto& [begin, length] : maps) t.mapped |= at >= begin && at - begin < length;
     if (array.dtype() == nb::dtype<float>()) {
       t.type = model::Element::kF32;
     } else if (array.dtype() == nb::dtype<std::uint16_t>()) {
@@ -212,11 +221,20 @@ EngineOptions options_from(const nb::dict& d) {
 
 void bind_engine(nb::module_& m) {
   nb::class_<Engine>(m, "Engine")
-      // The engine keeps the dict of tensors, and so the mapped file behind them, alive.
+      // The engine keeps alive what it reads where it lies, and so the mapped file behind it: the dict, out of which
+      // the other arrays are taken.
       .def(
           "__init__",
-          [](Engine* self, const nb::dict& config, const nb::dict& tensors, const nb::dict& options) {
-            new (self) Engine(config_from(config), tensors_from(tensors), options_from(options));
+          [](Engine* self, const nb::dict& config, nb::dict tensors, const nb::dict& options) {
+            const auto maps = nb::cast<Spans>(options["mapped"]);
+            new (self) Engine(config_from(config), tensors_from(tensors, maps), options_from(options));
+            nb::dict kept;
+            for (const std::string& name : self->borrowed()) kept[name.c_str()] = tensors[name.c_str()];
+            tensors.clear();
+            tensors.update(kept);
+#if defined(__GLIBC__)
+            malloc_trim(0);  // copies that were narrowed or widened at load, a few megabytes each, lie between others
+#endif
           },
           "config"_a, "tensors"_a, "options"_a, nb::keep_alive<1, 3>())
       .def_prop_ro("isa", &Engine::isa)

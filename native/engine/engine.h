@@ -58,8 +58,8 @@ void check_window(std::size_t tokens, const Config& config);
 
 class Engine {
  public:
-  // The memory behind `tensors` must outlive the engine: quantised matrices and float embeddings are read where they
-  // lie. Throws kWeights, kEngine, kInvalidRequest, std::bad_alloc.
+  // The memory behind the tensors that borrowed() names must outlive the engine: quantised matrices and float
+  // embeddings are read where they lie. Throws kWeights, kEngine, kInvalidRequest, std::bad_alloc.
   Engine(const Config& config, const Tensors& tensors, const EngineOptions& options);
   ~Engine();
 
@@ -67,6 +67,7 @@ class Engine {
   const char* isa() const { return isa_name(isa_); }
   int threads() const { return threads_; }
   std::size_t weight_bytes() const { return model_.weights().bytes(); }
+  const std::vector<std::string>& borrowed() const { return model_.weights().borrowed; }
   std::size_t max_batch() const { return scheduler_.limits().max_running; }
   Stats stats() const;
 

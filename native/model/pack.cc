@@ -1,7 +1,10 @@
 #include "model/pack.h"
 
 #include <algorithm>
+#include <atomic>
 #include <cstring>
+
+#include "base/pages.h"
 
 namespace gpt2::model {
 namespace {
@@ -86,19 +89,32 @@ void pack_tiles(const Source& s, std::size_t first, std::size_t tiles, std::byte
   pack_rows(from, first, tiles, out);
 }
 
+std::size_t bytes(const Source& s) { return s.k * s.n * (s.dtype == kernels::DType::kF32 ? 4 : 2); }
+
+// A task of a turned source has read whole rows; of others every task reads a part of every row.
+void release_rows(const Source& s, std::size_t first, std::size_t tiles) {
+  if (!s.turned) return;
+  const std::size_t row = bytes(s) / s.n, from = first * kTile, to = std::min(s.n, (first + tiles) * kTile);
+  release_pages(static_cast<const std::byte*>(s.data) + from * row, (to - from) * row);
+}
+
 }  // namespace
 
 AlignedBytes pack(const std::vector<Source>& sources, ThreadPool& pool) {
   struct Task {
     const Source* source;
     std::size_t first, tiles, at;
+    std::atomic<std::size_t>* left;  // tasks of the source
   };
   std::vector<Task> tasks;
+  std::vector<std::atomic<std::size_t>> left(sources.size());
   std::size_t total = 0;
   for (const Source& s : sources) {
     const std::size_t tiles = (s.n + kTile - 1) / kTile, size = kernels::tile_bytes(s.dtype, s.k);
+    std::atomic<std::size_t>& tasks_left = left[static_cast<std::size_t>(&s - sources.data())];
+    tasks_left = (tiles + kTaskTiles - 1) / kTaskTiles;
     for (std::size_t first = 0; first < tiles; first += kTaskTiles) {
-      tasks.push_back({&s, first, std::min(kTaskTiles, tiles - first), total + first * size});
+      tasks.push_back({&s, first, std::min(kTaskTiles, tiles - first), total + first * size, &tasks_left});
     }
     total += tiles * size;
   }
@@ -110,6 +126,9 @@ AlignedBytes pack(const std::vector<Source>& sources, ThreadPool& pool) {
     } else {
       pack_tiles<std::uint16_t>(*task.source, task.first, task.tiles, out.data() + task.at);
     }
+    if (!task.source->mapped) return;
+    release_rows(*task.source, task.first, task.tiles);
+    if (--*task.left == 0) release_pages(task.source->data, bytes(*task.source));
   });
   return out;
 }

@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "base/errors.h"
+#include "base/pages.h"
 #include "model/pack.h"
 
 namespace gpt2::model {
@@ -57,8 +58,17 @@ Vector vector(const Tensors& tensors, const std::string& name, std::size_t n) {
 // Collects with one config and one set of tensors.
 class Collector {
  public:
-  Collector(const Tensors& tensors, const kernels::Kernels& kernels, ThreadPool& pool)
-      : tensors_(tensors), kernels_(kernels), pool_(pool) {}
+  Collector(const Tensors& tensors, const kernels::Kernels& kernels, ThreadPool& pool,
+            std::vector<std::string>& borrowed)
+      : tensors_(tensors), kernels_(kernels), pool_(pool), borrowed_(borrowed) {}
+
+  // Rows of floats, used where they lie.
+  Tensor embedding(const std::string& name, const Shape& shape) const {
+    const Tensor& t = get(tensors_, name, shape);
+    float_dtype(t, name);
+    borrowed_.push_back(name);
+    return t;
+  }
 
   // turned: the float tensor lies as [n, k]. with_bias: there is NAME.bias beside NAME.weight.
   void linear(const std::string& name, std::size_t k, std::size_t n, bool turned, bool with_bias, Linear& out) {
@@ -70,7 +80,7 @@ class Collector {
     } else {
       const Tensor& t = get(tensors_, weight, turned ? Shape{n, k} : Shape{k, n});
       out.dtype = float_dtype(t, weight);
-      sources_.push_back({t.data, out.dtype, k, n, turned});
+      sources_.push_back({t.data, out.dtype, k, n, turned, t.mapped});
       packed_.push_back(&out);
     }
     if (with_bias) out.bias = vector(tensors_, name + ".bias", n);
@@ -101,22 +111,24 @@ class Collector {
     out.scale.assign(tiles * kTile, 0.0f);
     std::copy(scale.begin(), scale.end(), out.scale.begin());
     if (out.dtype == DType::kI8) {
-      lines(get(tensors_, weight + ".q", {tiles, kp / 4, kTile, 4}, Element::kI8), out);
+      lines(weight + ".q", {tiles, kp / 4, kTile, 4}, Element::kI8, out);
       zeros(weight, out);
     } else {
-      lines(get(tensors_, weight + ".q4", {tiles, kp / 8, kTile, 4}, Element::kU8), out);
+      lines(weight + ".q4", {tiles, kp / 8, kTile, 4}, Element::kU8, out);
       groups(weight, tiles, kp, out);
     }
     sum(out);
   }
 
   // Kernels load whole lines; a file need not begin its tensors on one.
-  void lines(const Tensor& t, Linear& out) const {
+  void lines(const std::string& name, const Shape& shape, Element type, Linear& out) const {
+    const Tensor& t = get(tensors_, name, shape, type);
     out.data = t.data;
-    if (reinterpret_cast<std::uintptr_t>(t.data) % kernels::kLine == 0) return;
+    if (reinterpret_cast<std::uintptr_t>(t.data) % kernels::kLine == 0) return borrowed_.push_back(name);
     out.own = AlignedBytes(kernels::packed_bytes(out.dtype, out.k, out.n));
     std::memcpy(out.own.data(), t.data, out.own.size());
     out.data = out.own.data();
+    if (t.mapped) release_pages(t.data, out.own.size());
   }
 
   void zeros(const std::string& weight, Linear& out) const {
@@ -133,7 +145,9 @@ class Collector {
     if (out.group != 32 && out.group != 64 && out.group != 128) out.group = 32;  // then get() says what is wrong
     const Shape want = {tiles, kp / out.group, kTile};
     out.mult = static_cast<const std::uint8_t*>(get(tensors_, weight + ".mult", want, Element::kU8).data);
+    borrowed_.push_back(weight + ".mult");
     if (has(weight + ".offset")) {
+      borrowed_.push_back(weight + ".offset");
       out.offset = static_cast<const std::int8_t*>(get(tensors_, weight + ".offset", want, Element::kI8).data);
     }
     check_groups(weight, out, tiles * (kp / out.group) * kTile);
@@ -197,6 +211,7 @@ class Collector {
   const Tensors& tensors_;
   const kernels::Kernels& kernels_;
   ThreadPool& pool_;
+  std::vector<std::string>& borrowed_;
   std::vector<Source> sources_;
   std::vector<Linear*> packed_;
 };
@@ -275,18 +290,16 @@ void Embedding::read(std::size_t row, float* y, std::size_t n, bool add) const {
 }
 
 void collect(const Config& c, const Tensors& tensors, const kernels::Kernels& kernels, ThreadPool& pool, Weights& w) {
-  Collector collector(tensors, kernels, pool);
+  Collector collector(tensors, kernels, pool, w.borrowed);
   if (collector.has("wte.weight")) {
-    w.wte.rows = get(tensors, "wte.weight", {c.vocab, c.embd});
-    float_dtype(w.wte.rows, "wte.weight");
+    w.wte.rows = collector.embedding("wte.weight", {c.vocab, c.embd});
   } else if (c.tied) {
     w.wte.columns = &w.head;
   } else {
     collector.linear("wte", c.embd, c.vocab, true, false, w.token_columns);
     w.wte.columns = &w.token_columns;
   }
-  w.wpe.rows = get(tensors, "wpe.weight", {c.positions, c.embd});
-  float_dtype(w.wpe.rows, "wpe.weight");
+  w.wpe.rows = collector.embedding("wpe.weight", {c.positions, c.embd});
   w.ln_f_gain = vector(tensors, "ln_f.weight", c.embd);
   w.ln_f_bias = vector(tensors, "ln_f.bias", c.embd);
   w.layers.resize(c.layers);

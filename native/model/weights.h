@@ -40,6 +40,8 @@ struct Tensor {
   const void* data = nullptr;
   Element type = Element::kF32;
   std::vector<std::size_t> shape;
+  // In a map of a file that nobody writes to: its pages are given back when they have been copied (base/pages.h).
+  bool mapped = false;
 };
 using Tensors = std::map<std::string, Tensor>;
 
@@ -86,6 +88,8 @@ struct Weights {
   std::vector<Layer> layers;
   Vector ln_f_gain, ln_f_bias;
   AlignedBytes packed;  // all float matrices
+  // The tensors that are read where they lie; the memory of the others is not needed any more.
+  std::vector<std::string> borrowed;
 
   Weights() = default;
   Weights(const Weights&) = delete;

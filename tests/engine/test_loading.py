@@ -7,6 +7,8 @@ import json
 import os
 import shutil
 import struct
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +17,9 @@ import pytest
 import gpt2
 from checkpoints import random_gpt2
 from gpt2 import errors
+from gpt2.config import GPT2Config
 from gpt2.engine.tensors import as_dtype
+from gpt2.weights import expected_shapes, save_safetensors
 
 
 @pytest.fixture
@@ -61,6 +65,40 @@ def test_tensors_may_begin_at_any_byte(folder: Path, tiny_checkpoint: Path, isa:
         tensor = weights["wte.weight"]
         assert not tensor.array.flags.aligned
         assert np.shares_memory(as_dtype(tensor, "float32"), tensor.array)  # mapped, not copied
+
+
+MEMORY = """
+import sys
+import gpt2
+
+def megabytes(field):
+    status = open("/proc/self/status").read()
+    return int(status.split(field + ":")[1].split()[0]) / 1024
+
+gpt2.load()
+before = megabytes("VmRSS")
+model = gpt2.load(sys.argv[1], weights=sys.argv[2], cache_bytes=1 << 24)
+print(megabytes("VmHWM") - before, megabytes("VmRSS") - before)
+assert len(model.logits([1, 2, 3])) == 3
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc/self/status")
+def test_a_file_is_not_in_memory_beside_what_is_made_of_it(tmp_path: Path) -> None:
+    """As parts of the file's 87 MB: float32 is packed (1), bfloat16 narrowed and then packed (1/2 + 1/2)."""
+    config = GPT2Config(vocab_size=2000, n_positions=64, n_embd=512, n_layer=6, n_head=8)
+    arrays = {name: np.ones(shape, np.float32) for name, shape in expected_shapes(config).items()}
+    save_safetensors(tmp_path / "model.safetensors", arrays, {"format": "pt"})
+    config.save(tmp_path)
+    size = sum(array.nbytes for array in arrays.values()) / 2**20
+    # Room beside that: activations (256 rows: 8 MB), rows of the embeddings (4 MB) and one matrix (8 MB).
+    for weights, peak, stays in (("float32", 1.0, 1.0), ("bfloat16", 1.0, 0.5)):
+        done = subprocess.run(
+            [sys.executable, "-c", MEMORY, str(tmp_path), weights], capture_output=True, text=True, check=True
+        )
+        at_most, at_rest = (float(number) for number in done.stdout.split())
+        assert at_most < peak * size + 25, weights
+        assert at_rest < stays * size + 20, weights
 
 
 def test_without_a_config_the_shape_is_inferred(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from gpt2.engine.model import LanguageModel
 from gpt2.engine.tensors import WeightsDtype, native_tensors
 from gpt2.errors import ConfigError, InvalidRequest
 from gpt2.tokenizer import Tokenizer
-from gpt2.weights import infer_config, open_weights
+from gpt2.weights import Weights, infer_config, open_weights
 from gpt2.weights.hub import resolve
 
 CacheDtype: TypeAlias = Literal["auto", "float32", "bfloat16", "int8"]
@@ -75,7 +75,7 @@ def load(
     count = _thread_count(threads)
     path = Path(resolve(os.fspath(model) if model is not None else None))
     folder = path if path.is_dir() else path.parent
-    config, tensors, dtype = _read(path, folder, weights)
+    config, opened, (tensors, dtype) = _read(path, folder, weights)
     tokenizer = _tokenizer(folder, config)
     native = _native.Engine(
         _native_config(config, _cache_dtype(cache, dtype)),
@@ -90,6 +90,7 @@ def load(
             "max_queue": _count("max_queue", max_queue, 0, 2**20),
             "step_tokens": 256,
             "prefix_cache": bool(prefix_cache),
+            "mapped": [file.span for file in opened.mapped_files],
         },
     )
     return LanguageModel(
@@ -142,8 +143,8 @@ def available_bytes() -> int:
 
 def _read(
     path: Path, folder: Path, weights: WeightsDtype
-) -> tuple[GPT2Config, dict[str, npt.NDArray[Any]], str]:
-    """The config, the arrays that the native engine takes, and the dtype that they have."""
+) -> tuple[GPT2Config, Weights, tuple[dict[str, npt.NDArray[Any]], str]]:
+    """The config, the open files, the arrays that the native engine takes, and the dtype that they have."""
     if (folder / "config.json").is_file():
         config = GPT2Config.from_json(folder / "config.json")
         opened = open_weights(path, config)
@@ -151,7 +152,7 @@ def _read(
         opened = open_weights(path)
         config = infer_config(opened).config
         opened = open_weights(path, config)
-    return config, *native_tensors(opened, config, weights)
+    return config, opened, native_tensors(opened, config, weights)
 
 
 def _native_config(config: GPT2Config, cache: str) -> dict[str, Any]:

@@ -7,7 +7,7 @@ Of the native module it uses the conversions only; knows no directories.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -18,7 +18,9 @@ from gpt2.config import GPT2Config
 from gpt2.errors import InvalidRequest
 from gpt2.quant import dequantise, quantise
 from gpt2.weights.scheme import Scheme
-from gpt2.weights.tensor import Tensor
+from gpt2.weights.tensor import Tensor, Weights
+
+_LARGE = 1 << 20  # bytes: giving back costs a walk over the map, some tenths of a millisecond
 
 WeightsDtype: TypeAlias = Literal["auto", "float32", "bfloat16", "int8", "int4"]
 
@@ -46,11 +48,25 @@ def native_tensors(
                 hint="quantise the model that this one was made from",
             )
         narrowed = quantise(opened, config, Scheme(method=weights))
-        return {tensor.name: _vector(tensor) for tensor in narrowed}, weights
+        return {t.name: _vector(t) for t in _released(narrowed, opened)}, weights
     if scheme is not None:
-        opened = {tensor.name: tensor for tensor in dequantise(opened, config)}
+        opened = {t.name: t for t in _released(dequantise(opened, config), opened)}
     dtype = _common_dtype(opened) if weights == "auto" else weights
-    return {name: as_dtype(tensor, dtype) for name, tensor in opened.items()}, dtype
+    arrays: dict[str, npt.NDArray[Any]] = {}
+    for tensor in _released(opened.values(), opened):
+        arrays[tensor.name] = as_dtype(tensor, dtype)
+    return arrays, dtype
+
+
+def _released(tensors: Iterable[Tensor], opened: Mapping[str, Tensor]) -> Iterator[Tensor]:
+    """The tensors as they come; after each large one, what was read of the files so far is given back, so
+    that a checkpoint is not in memory whole, beside what is made of it."""
+    files = opened.mapped_files if isinstance(opened, Weights) else ()
+    for tensor in tensors:
+        yield tensor
+        if tensor.nbytes >= _LARGE:
+            for file in files:
+                file.release()
 
 
 def _vector(tensor: Tensor) -> npt.NDArray[Any]:

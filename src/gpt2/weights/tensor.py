@@ -138,6 +138,18 @@ class MappedFile:
             return _nothing(dtype, shape)
         return np.ndarray(shape, NUMPY_OF[dtype], self.buffer, offset, strides)
 
+    @property
+    def span(self) -> tuple[int, int]:
+        """The address of the map in this process, and its length."""
+        address: int = self.array("uint8", (1,), 0).__array_interface__["data"][0]
+        return address, self.size
+
+    def release(self) -> None:
+        """Give back the pages of the map that are in memory. Arrays stay valid: who reads them again gets the
+        pages from the page cache, or from the disk."""
+        if hasattr(mmap, "MADV_DONTNEED"):
+            self.buffer.madvise(mmap.MADV_DONTNEED)
+
     def close(self) -> None:
         """Unmap, unless arrays still point into the map: then the last of them does."""
         if self._map is not None:

@@ -43,11 +43,19 @@ struct Tile {
   float* c;
   std::size_t ldc;
   std::size_t k;
-  std::size_t columns;  // at most kTileVectors * kLanes
+  std::size_t columns;  // at most tile_vectors<V>(rows) * kLanes
   bool load_c;
 };
 
 inline constexpr std::size_t kTileRows = 6;
+
+// Vectors of a register tile with so many rows. One or two rows get more than many rows have registers for: a chain
+// takes a step in the time of some eight multiply-adds, so that a few chains alone would leave the units idle.
+template <class V>
+constexpr std::size_t tile_vectors(std::size_t rows) {
+  const std::size_t wanted = rows == 1 ? 4 : rows == 2 ? 2 : 1;
+  return wanted > V::kTileVectors ? wanted : V::kTileVectors;
+}
 
 // Two vectors of B at a time, so that the pairs of bfloat16 do not need more registers than there are.
 template <class V, int R, int N, class B, std::size_t S>
@@ -107,28 +115,30 @@ inline void tile(const Tile<B>& t) {
 template <class V, int R, class B>
 inline void tile_columns(const Tile<B>& t) {
   const std::size_t vectors = (t.columns + kLanes - 1) / kLanes;
-  if constexpr (V::kTileVectors > 2) {
+  if constexpr (tile_vectors<V>(R) > 2) {
     if (vectors == 4) return tile<V, R, 4>(t);
     if (vectors == 3) return tile<V, R, 3>(t);
   }
-  if constexpr (V::kTileVectors > 1) {
+  if constexpr (tile_vectors<V>(R) > 1) {
     if (vectors == 2) return tile<V, R, 2>(t);
   }
   return tile<V, R, 1>(t);
 }
 
-// Any number of rows and columns, cut into tiles.
+// Any number of rows and columns, cut into tiles: as few as can be, of nearly as many rows each.
 template <class V, class B>
 inline void multiply(const Tile<B>& whole, std::size_t rows, std::size_t columns) {
-  constexpr std::size_t wide = V::kTileVectors * kLanes;
+  const std::size_t wide = tile_vectors<V>(rows) * kLanes;
   for (std::size_t j = 0; j < columns; j += wide) {
-    for (std::size_t i = 0; i < rows; i += kTileRows) {
+    std::size_t tiles = (rows + kTileRows - 1) / kTileRows;
+    for (std::size_t i = 0, some; i < rows; i += some, --tiles) {
+      some = (rows - i + tiles - 1) / tiles;
       Tile<B> t = whole;
       t.a += i * t.lda;
       t.b = whole.b.at(0, j / kLanes);
       t.c += i * t.ldc + j;
       t.columns = columns - j < wide ? columns - j : wide;
-      switch (rows - i) {
+      switch (some) {
         case 1: tile_columns<V, 1>(t); break;
         case 2: tile_columns<V, 2>(t); break;
         case 3: tile_columns<V, 3>(t); break;

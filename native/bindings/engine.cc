@@ -13,6 +13,7 @@
 
 #include "base/errors.h"
 #include "bindings/bindings.h"
+#include "bindings/mailbox.h"
 
 namespace nb = nanobind;
 using namespace nb::literals;
@@ -111,14 +112,19 @@ const char* ended_name(Ended ended) {
   return nullptr;
 }
 
+// Of a branch: (request, branch, slides, the answer or None, the error or None). Else:
 // (request, alternative, token, logprob, [(id, logprob)], slides, why it ended or None, the error or None)
-nb::object event_tuple(const Event& e) {
+nb::object event_tuple(Event& e, const Config& config) {
+  const nb::object error = e.error ? exception_object(e.error) : nb::none();
+  if (e.branch) {
+    return nb::make_tuple(e.request, e.alternative, e.slides,
+                          e.reply == nullptr ? nb::none() : reply_tuple(std::move(e.reply), config), error);
+  }
   nb::list top;
   for (const auto& [token, logprob] : e.choice.top) top.append(nb::make_tuple(token, logprob));
   const char* ended = ended_name(e.ended);
   return nb::make_tuple(e.request, e.alternative, e.choice.token, e.choice.logprob, top, e.slides,
-                        ended == nullptr ? nb::object(nb::none()) : nb::object(nb::str(ended)),
-                        e.error ? exception_object(e.error) : nb::none());
+                        ended == nullptr ? nb::object(nb::none()) : nb::object(nb::str(ended)), error);
 }
 
 nb::list wait(Mailbox& box) {
@@ -129,7 +135,7 @@ nb::list wait(Mailbox& box) {
     box.wait(events, poll);
   }
   nb::list out;
-  for (const Event& e : events) out.append(event_tuple(e));
+  for (Event& e : events) out.append(event_tuple(e, box.config()));
   return out;
 }
 
@@ -186,13 +192,13 @@ std::uint64_t submit(Mailbox& box, const Ids& ids, const sampling::Params& param
 
 void bind_mailbox(nb::module_& m) {
   const auto unlocked = nb::call_guard<nb::gil_scoped_release>();
-  nb::class_<Mailbox>(m, "Mailbox", "A caller's side of the engine; see native/engine/mailbox.h.")
-      .def(nb::init<Engine&>(), "engine"_a, nb::keep_alive<1, 2>())
+  nb::class_<Mailbox> mailbox(m, "Mailbox", "A caller's side of the engine; see native/engine/mailbox.h.");
+  mailbox.def(nb::init<Engine&>(), "engine"_a, nb::keep_alive<1, 2>())
       .def("submit", submit, "ids"_a, "params"_a, "max_new_tokens"_a, "alternatives"_a = 1, "slide"_a = false,
            "share_prefix"_a = true, "salt"_a = "", "timeout"_a = 0.0, "unread"_a = 256)
       .def("wait", wait,
            "Waits for events: (request, alternative, token, logprob, [(id, logprob)], slides, ended, error).\n"
-           "An empty list says that none are left to come.")
+           "or of a branch (request, branch, slides, answer, error). An empty list says that none are left to come.")
       .def(
           "cancel", [](Mailbox& box, std::uint64_t request) { box.cancel(request); }, "request"_a, unlocked)
       .def(
@@ -201,6 +207,7 @@ void bind_mailbox(nb::module_& m) {
       .def("pause", &Mailbox::pause, "request"_a, "paused"_a, unlocked)
       .def("close", &Mailbox::close, unlocked)
       .def_prop_ro("live", &Mailbox::live);
+  bind_branches(mailbox);
 }
 
 EngineOptions options_from(const nb::dict& d) {

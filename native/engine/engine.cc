@@ -54,6 +54,7 @@ Engine::Engine(const Config& config, const Tensors& tensors, const EngineOptions
   const std::size_t batch = options.max_batch;
   pointers_.resize(batch * window_blocks(config));
   slices_.reserve(batch), rows_.reserve(batch), samples_.reserve(batch), in_step_.reserve(batch);
+  extensions_.reserve(batch);
   choices_.resize(batch), problems_.resize(batch);
 }
 

@@ -83,9 +83,19 @@ class Engine {
 
  private:
   friend class Mailbox;
-  struct Sample {  // one token to choose
+  struct Sample {  // one token to choose; of a branch: logits that it wants
     Job* job;
-    std::size_t row;  // of logits_
+    std::size_t row;        // of logits_
+    std::size_t place = 0;  // of a branch: the position in its window ...
+    std::size_t count = 1;  // ... and how many of them, row by row
+    sampling::State state = {};
+  };
+  struct Extension {  // a piece of a branch
+    Job* job;
+    std::size_t row;  // of the pass, the piece's first
+    std::size_t start, count;
+    std::size_t sample;  // of samples_, if it has one
+    bool last;
   };
 
   // step.cc: one step. Returns whether there was anything to do. On an exception every request stands where it stood.
@@ -101,6 +111,13 @@ class Engine {
   void end(Job& job);
   void forget(Job& job);
   void end_expired();
+
+  // branches.cc
+  void list_extension(Job& job, const scheduler::Piece& piece, std::size_t row);
+  void read_layers(std::size_t index);
+  void read_hidden();
+  void answer(const Sample& sample, sampling::Sampler& sampler);
+  void finish_extensions();
   void clean_up();
 
   // mailbox.cc
@@ -141,6 +158,9 @@ class Engine {
   std::vector<model::Slice> slices_;
   std::vector<std::size_t> rows_;
   std::vector<Sample> samples_;
+  std::vector<Extension> extensions_;
+  bool layers_wanted_ = false;
+  std::vector<std::size_t> layer_rows_;
   std::vector<sampling::Choice> choices_;
   std::vector<std::exception_ptr> problems_;
   std::vector<float> logits_;

@@ -21,11 +21,13 @@ std::unique_ptr<Job> make_job(const Request& r, std::uint32_t alternative, const
   job->tokens = r.ids;
   job->max_new_tokens = r.max_new_tokens;
   job->slide = r.slide;
-  job->alternative = alternative;
+  job->alternative = job->draw = alternative;
   job->params = r.params;
   job->most_unread = r.unread;
   return job;
 }
+
+}  // namespace
 
 std::int64_t deadline_after(double seconds) {
   if (seconds <= 0) return scheduler::kNoDeadline;
@@ -33,8 +35,6 @@ std::int64_t deadline_after(double seconds) {
   const auto ns = std::chrono::duration_cast<std::chrono::nanoseconds>(now).count();
   return seconds > 1e9 ? scheduler::kNoDeadline : ns + static_cast<std::int64_t>(seconds * 1e9);
 }
-
-}  // namespace
 
 Mailbox::Mailbox(Engine& engine) : engine_(engine) {}
 
@@ -87,11 +87,16 @@ std::uint64_t Mailbox::submit(Request request) {
   engine_.scheduler_.submit(sequences.data(), sequences.size());
   jobs_.merge(added);
   ++engine_.requests_;
-  if (waiting_) {
-    called_ = true;
-    arrived_.notify_one();
-  }
+  expected_ += request.alternatives;
+  wake();
   return id;
+}
+
+// Whoever waits here has something to do.
+void Mailbox::wake() {
+  if (!waiting_) return;
+  called_ = true;
+  arrived_.notify_one();
 }
 
 // Takes what has arrived, and lets those go on that waited for it to be taken.
@@ -131,7 +136,7 @@ bool Mailbox::wait(std::vector<Event>& out, const model::Poll& poll) {
   auto asked = std::chrono::steady_clock::now();
   for (;;) {
     if (take_events(out)) return true;
-    if (jobs_.empty()) return false;
+    if (expected_ == 0) return false;
     const bool led = !engine_.leading_ && lead(lock, poll);
     if (!led) sleep(lock);
     const auto now = std::chrono::steady_clock::now();
@@ -162,7 +167,7 @@ bool Mailbox::lead(std::unique_lock<std::mutex>& lock, const model::Poll& poll) 
 void Mailbox::sleep(std::unique_lock<std::mutex>& lock) {
   engine_.link(*this);
   called_ = false;
-  arrived_.wait_for(lock, kNap, [this] { return called_ || !events_.empty() || jobs_.empty() || lost_event_; });
+  arrived_.wait_for(lock, kNap, [this] { return called_ || !events_.empty() || expected_ == 0 || lost_event_; });
   engine_.unlink(*this);
 }
 
@@ -170,14 +175,16 @@ void Mailbox::cancel(Jobs::iterator from, Jobs::iterator to) {
   while (from != to) {
     std::unique_ptr<Job> job = std::move(from->second);
     from = jobs_.erase(from);
+    if (!job->idle()) --expected_;
     engine_.cancel_job(std::move(job));
   }
-  if (jobs_.empty()) arrived_.notify_one();
+  if (expected_ == 0) arrived_.notify_one();
 }
 
 void Mailbox::cancel(std::uint64_t request) {
   const std::lock_guard<std::mutex> lock(engine_.mutex_);
   cancel(jobs_.lower_bound({request, 0}), jobs_.lower_bound({request + 1, 0}));
+  if (driven_.erase(request) > 0) engine_.scheduler_.close_request();
 }
 
 void Mailbox::cancel(std::uint64_t request, std::uint32_t alternative) {
@@ -189,6 +196,8 @@ void Mailbox::cancel(std::uint64_t request, std::uint32_t alternative) {
 void Mailbox::close() {
   const std::lock_guard<std::mutex> lock(engine_.mutex_);
   cancel(jobs_.begin(), jobs_.end());
+  for (std::size_t i = 0; i < driven_.size(); ++i) engine_.scheduler_.close_request();
+  driven_.clear();
   events_.clear();
 }
 
@@ -200,15 +209,15 @@ void Mailbox::pause(std::uint64_t request, bool paused) {
     job.asleep = paused;
     engine_.scheduler_.pause(job, paused || job.unread >= job.most_unread);
   }
-  if (!paused && waiting_) {
-    called_ = true;
-    arrived_.notify_one();
-  }
+  if (const auto at = driven_.find(request); at != driven_.end()) at->second.asleep = paused;
+  if (!paused) wake();
 }
+
+const Config& Mailbox::config() const { return engine_.config(); }
 
 std::size_t Mailbox::live() const {
   const std::lock_guard<std::mutex> lock(engine_.mutex_);
-  return jobs_.size();
+  return expected_;
 }
 
 void Engine::link(Mailbox& box) {
@@ -235,8 +244,13 @@ void Engine::call_next_leader() {
 }
 
 void Engine::cancel_job(std::unique_ptr<Job> job) {
-  ++cancelled_;
+  if (!job->branch) ++cancelled_;
   job->box = nullptr;
+  if (job->borrowed) {  // whoever uses it deletes it
+    job->cancelled = true;
+    (void)job.release();
+    return;
+  }
   if (job->in_step) {
     job->cancelled = true;
     job->next_orphan = orphans_;

@@ -11,6 +11,10 @@
 //
 // A caller that does not read is not waited for: a sequence with `unread` tokens that nobody took is not scheduled
 // until they are taken.
+//
+// Where decoding is more than one token after the other, the caller drives: begin() a request, open() branches of text
+// in it, extend() them and wait for the answers, in the same steps as everybody's tokens; fork(), rewind() and drop()
+// them in between (branches.cc). A branch is used by one thread at a time.
 #pragma once
 #include <condition_variable>
 #include <cstdint>
@@ -18,6 +22,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -42,9 +47,42 @@ struct Request {
   std::size_t unread = 256;
 };
 
+// A request whose tokens the caller chooses, or has chosen, one extension after the other.
+struct Driven {
+  bool slide = false;
+  bool share_prefix = true;
+  std::string salt;
+  double timeout = 0;  // as in Request, until its first extension runs
+};
+
+enum class AskKind { kChoices, kCandidates, kLogits };
+
+// What is wanted of the last positions of a branch once its new tokens are computed.
+struct Ask {
+  AskKind kind = AskKind::kChoices;
+  std::size_t rows = 1;             // of logits, hidden and layers: the last positions; at most the window has
+  std::size_t drafts = 0;           // choices: the last new tokens are guesses, kept as far as they are what is chosen
+  std::size_t count = 0;            // candidates: at most this many
+  bool normalise = false;           // candidates: log-softmax before the rules
+  bool hidden = false;              // LN_f of the rows
+  std::vector<int> layers;          // what the head reads in the residual stream after these blocks, without LN_f
+  std::vector<std::uint32_t> mask;  // of allowed tokens, bit t % 32 of word t / 32; empty: all. Of the first choice
+};
+
+struct Reply {
+  std::size_t rows = 0;          // R
+  std::size_t asked_layers = 0;  // how many
+  bool asked_candidates = false;
+  std::size_t length = 0;  // of the branch now
+  std::vector<sampling::Choice> choices;
+  std::vector<sampling::TokenLogprob> candidates;   // best first
+  std::unique_ptr<float[]> logits, hidden, layers;  // [R, V], [R, C], [layers, R, V]
+};
+
 enum class Ended { kNo, kLength, kStop, kContext, kError };
 
-// One token of one alternative, or (kError) the reason why there will be none.
+// One token of one alternative, or the answer to an extension of one branch, or (kError) the reason why there will be
+// none.
 struct Event {
   std::uint64_t request = 0;
   std::uint32_t alternative = 0;
@@ -52,6 +90,8 @@ struct Event {
   sampling::Choice choice;
   Ended ended = Ended::kNo;
   std::exception_ptr error;
+  bool branch = false;           // it is of one, whose number is `alternative`
+  std::unique_ptr<Reply> reply;  // its answer
 };
 
 class Mailbox {
@@ -68,6 +108,26 @@ class Mailbox {
   // then and may throw to give up waiting; the requests stay.
   bool wait(std::vector<Event>& out, const model::Poll& poll);
 
+  // branches.cc. Return numbers; throw kInvalidRequest (also for numbers that are not there), kOverloaded and
+  // std::bad_alloc, and then nothing has changed.
+  std::uint64_t begin(const Driven& driven);
+  // An empty branch. Draws depend on (params.seed, alternative, tokens after the first `prompt_length`, 0: those of the
+  // first extension).
+  std::uint32_t open(std::uint64_t request, const sampling::Params& params, std::uint32_t alternative,
+                     std::size_t prompt_length);
+  // With `alternative` it draws as that one does.
+  std::uint32_t fork(std::uint64_t request, std::uint32_t branch, std::optional<std::uint32_t> alternative = {});
+  void rewind(std::uint64_t request, std::uint32_t branch, std::size_t length);
+  void drop(std::uint64_t request, std::uint32_t branch);
+  // False when the window is full and does not slide: then nothing has changed.
+  bool extend(std::uint64_t request, std::uint32_t branch, const std::int32_t* ids, std::size_t count, Ask ask);
+  // As the engine chooses, from logits [V] that the caller made; mask may be null.
+  sampling::Choice choose(std::uint64_t request, std::uint32_t branch, const float* logits, const std::uint32_t* mask);
+
+  // Scores [V] after the branch's rules, to out [V]: sampling::Sampler::process.
+  void rules(std::uint64_t request, std::uint32_t branch, const float* logits, bool normalise, bool draw_rules,
+             float* out);
+
   // Ends what is left of a request, or of one alternative. Its blocks are free within the step that runs; events that
   // have arrived stay. Unknown numbers are those of requests that have ended.
   void cancel(std::uint64_t request);
@@ -77,7 +137,8 @@ class Mailbox {
   // Not to be scheduled, or to be scheduled again.
   void pause(std::uint64_t request, bool paused);
 
-  std::size_t live() const;  // alternatives that have not ended
+  const model::Config& config() const;
+  std::size_t live() const;  // alternatives that have not ended, and branches that have not been answered
 
  private:
   friend class Engine;
@@ -87,10 +148,28 @@ class Mailbox {
   bool lead(std::unique_lock<std::mutex>& lock, const model::Poll& poll);
   void sleep(std::unique_lock<std::mutex>& lock);
   void cancel(Jobs::iterator from, Jobs::iterator to);
+  void wake();
+
+  struct DrivenRequest {
+    Driven options;
+    std::shared_ptr<const std::string> space;
+    std::uint64_t order = 0;  // for the scheduler
+    std::int64_t deadline = 0;
+    std::uint32_t next_branch = 0;
+    bool asleep = false;  // paused by its caller
+  };
+  DrivenRequest& driven(std::uint64_t request);
+  Job& idle_branch(std::uint64_t request, std::uint32_t branch);
+  template <typename Use>
+  void with_branch(std::uint64_t request, std::uint32_t branch, const Use& use);
+  std::uint32_t add_branch(std::uint64_t request, std::unique_ptr<Job> job, const Job* from);
 
   Engine& engine_;
   // All below: under the engine's mutex.
   Jobs jobs_;
+  std::map<std::uint64_t, DrivenRequest> driven_;
+  std::unique_ptr<sampling::Sampler> sampler_;  // of choose() and rules(), when nobody uses it
+  std::size_t expected_ = 0;                    // events at least that are still to come: jobs but idle branches
   std::vector<Event> events_;
   std::condition_variable arrived_;
   Mailbox *next_waiter_ = nullptr, *previous_waiter_ = nullptr;

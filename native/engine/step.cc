@@ -42,7 +42,10 @@ bool Engine::step(const Poll& poll) {
   } clean_up{*this};
   if (!prepare()) return false;
   if (slices_.empty()) return true;
-  model_.forward(slices_, nullptr, poll);
+  model_.forward(
+      slices_,
+      layers_wanted_ ? model::Capture([this](std::size_t index, const float*) { read_layers(index); }) : nullptr, poll);
+  read_hidden();
   if (!rows_.empty()) {
     model_.logits(rows_, logits_.data());
     choose();
@@ -57,6 +60,8 @@ bool Engine::prepare() {
   slices_.clear();
   rows_.clear();
   samples_.clear();
+  extensions_.clear();
+  layers_wanted_ = false;
   bool anything = false;
   for (;;) {
     plan_ = &scheduler_.plan(now());
@@ -113,8 +118,9 @@ void Engine::list_samples() {
   std::size_t row = 0;
   for (const Piece& piece : plan_->pieces) {
     row += piece.count;
-    if (!piece.sample) continue;
     Job& job = job_of(*piece.sequence);
+    if (job.branch) list_extension(job, piece, row - piece.count);
+    if (job.branch || !piece.sample) continue;
     rows_.push_back(row - 1);
     samples_.push_back({&job, rows_.size() - 1});
     for (Job* held : job.held) {
@@ -133,9 +139,12 @@ void Engine::choose() {
     problems_[i] = nullptr;
     try {
       Job& job = *samples_[i].job;
-      const sampling::Place place{job.tokens.data(), job.tokens.size(), job.generated, job.alternative};
-      const float* logits = logits_.data() + samples_[i].row * config().vocab;
-      choices_[i] = samplers_[static_cast<std::size_t>(thread)].next(logits, job.params, place, job.sampling);
+      sampling::Sampler& sampler = samplers_[static_cast<std::size_t>(thread)];
+      if (job.branch) return answer(samples_[i], sampler);
+      const sampling::Place place{job.tokens.data(), job.tokens.size(), job.generated, job.draw};
+      samples_[i].state = job.sampling;  // becomes the job's when the step counts
+      choices_[i] =
+          sampler.next(logits_.data() + samples_[i].row * config().vocab, job.params, place, samples_[i].state);
     } catch (...) {
       problems_[i] = std::current_exception();
     }
@@ -146,14 +155,19 @@ void Engine::choose() {
 // for everybody or for nobody.
 void Engine::finish_step() {
   const std::lock_guard<std::mutex> lock(mutex_);
+  const std::size_t most_events = samples_.size() + extensions_.size();
+  const auto make_room = [&](const Job& job) {
+    if (job.box == nullptr) return;
+    std::vector<Event>& events = job.box->events_;
+    const std::size_t most = events.size() + most_events;
+    if (events.capacity() < most) events.reserve(2 * most);
+  };
   for (const Sample& sample : samples_) {
     Job& job = *sample.job;
-    if (job.tokens.size() == job.tokens.capacity()) job.tokens.reserve(2 * job.tokens.size());
-    if (job.box == nullptr) continue;
-    std::vector<Event>& events = job.box->events_;
-    const std::size_t most = events.size() + samples_.size();
-    if (events.capacity() < most) events.reserve(2 * most);
+    if (!job.branch && job.tokens.size() == job.tokens.capacity()) job.tokens.reserve(2 * job.tokens.size());
+    make_room(job);
   }
+  for (const Extension& extension : extensions_) make_room(*extension.job);
   ++steps_;
   for (const Piece& piece : plan_->pieces) computed_ += piece.count;
   scheduler_.computed();
@@ -165,14 +179,16 @@ void Engine::finish_step() {
     job.first = nullptr;
   }
   for (std::size_t i = 0; i < samples_.size(); ++i) {
-    if (!samples_[i].job->cancelled) finish_sample(i);
+    if (!samples_[i].job->cancelled && !samples_[i].job->branch) finish_sample(i);
   }
+  finish_extensions();
 }
 
 void Engine::finish_sample(std::size_t i) {
   Job& job = *samples_[i].job;
   if (problems_[i]) return fail(job, problems_[i]);
   sampling::Choice& choice = choices_[i];
+  job.sampling = samples_[i].state;
   const std::vector<std::int32_t>& stops = job.params.stop_token_ids;
   Event event;
   event.slides = job.slides;
@@ -188,6 +204,7 @@ void Engine::finish_sample(std::size_t i) {
 void Engine::deliver(Job& job, Event event) {
   event.request = job.request;
   event.alternative = job.alternative;
+  event.branch = job.branch;
   try {
     job.box->events_.push_back(std::move(event));
   } catch (const std::bad_alloc&) {
@@ -217,6 +234,7 @@ void Engine::end_expired() {
 // The job has ended; clean_up() deletes it.
 void Engine::end(Job& job) {
   ++ended_;
+  --job.box->expected_;
   forget(job);
   Mailbox::Jobs& jobs = job.box->jobs_;
   const auto at = jobs.find({job.request, job.alternative});

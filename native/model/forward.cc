@@ -239,13 +239,17 @@ void Model::normalised(std::size_t first, std::size_t count, float* out) {
   norm(x_.data() + first * config_.embd, weights_.ln_f_gain, weights_.ln_f_bias, out, count, nullptr);
 }
 
-void Model::logits(const std::vector<std::size_t>& rows, float* out) {
+void Model::logits(const std::vector<std::size_t>& rows, float* out, bool norm) {
   const std::size_t c = config_.embd;
   const Linear& head = weights_.head;
   for_rows(rows.size(), [&](std::size_t i) {
+    const float* x = x_.data() + rows[i] * c;
     float* row = normed_.data() + i * c;
-    kernels_.layer_norm(x_.data() + rows[i] * c, weights_.ln_f_gain.data(), weights_.ln_f_bias.data(), config_.epsilon,
-                        row, c);
+    if (norm) {
+      kernels_.layer_norm(x, weights_.ln_f_gain.data(), weights_.ln_f_bias.data(), config_.epsilon, row, c);
+    } else {
+      std::copy_n(x, c, row);
+    }
     prepare_row(row, head, i);
   });
   linear(normed_.data(), head, out, rows.size(), Activation::kNone, false);

@@ -41,7 +41,9 @@ class Model {
   void forward(const std::vector<Slice>& slices, const Capture& capture, const Poll& poll);
 
   // Logits of some rows of the last forward pass, [rows.size(), V], rows at most kMaxRows.
-  void logits(const std::vector<std::size_t>& rows, float* out);
+  // Without `norm` the head reads the residual stream itself. May be called from a Capture, of the rows as they are
+  // then.
+  void logits(const std::vector<std::size_t>& rows, float* out, bool norm = true);
 
   // LN_f of `count` rows from `first` of the last forward pass, [count, C].
   void normalised(std::size_t first, std::size_t count, float* out);

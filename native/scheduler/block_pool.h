@@ -41,6 +41,8 @@ class BlockPool {
   std::size_t used() const { return size() - free() - cached(); }
   std::size_t available() const { return free() + cached(); }
   std::uint32_t references(BlockId b) const { return blocks_[b].references; }
+  bool published(BlockId b) const { return blocks_[b].content != 0; }
+  ContentId before(BlockId b) const { return blocks_[b].before; }  // of a published block
 
   // A block with one reference and no content; kNoBlock when all are in use. Free ones first, then the cached one that
   // was used least recently.

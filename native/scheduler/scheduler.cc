@@ -5,21 +5,10 @@
 #include <string>
 
 #include "base/errors.h"
+#include "scheduler/by_age.h"
 
 namespace gpt2::scheduler {
 namespace {
-
-std::size_t blocks_for(std::size_t tokens) { return (tokens + kBlockTokens - 1) / kBlockTokens; }
-
-bool by_age(const Sequence* a, const Sequence* b) { return a->older_than(*b); }
-
-void insert_by_age(std::vector<Sequence*>& list, Sequence& s) {
-  list.insert(std::upper_bound(list.begin(), list.end(), &s, by_age), &s);
-}
-
-void erase_from(std::vector<Sequence*>& list, const Sequence& s) {
-  list.erase(std::find(list.begin(), list.end(), &s));
-}
 
 bool decodes(const Sequence& s) { return !s.paused && s.pending() == 1; }
 bool prefills(const Sequence& s) { return !s.paused && s.pending() > 1; }
@@ -48,10 +37,7 @@ void Scheduler::submit(Sequence* const* alternatives, std::size_t count) {
                 "at most " + std::to_string(limits_.blocks * kBlockTokens),
                 "a shorter prompt, fewer max_new_tokens, or a larger cache_bytes");
   }
-  if (live() + count > limits_.max_running + limits_.max_waiting) {
-    throw Error(ErrorKind::kOverloaded, "the queue is full", std::to_string(live()) + " requests in it and running",
-                "at most " + std::to_string(limits_.max_running + limits_.max_waiting), "try again later");
-  }
+  require_place(count);
   for (std::size_t k = 0; k < count; ++k) alternatives[k]->blocks.reserve(blocks_for(limits_.positions));
   for (std::size_t k = 0; k < count; ++k) {
     Sequence& s = *alternatives[k];
@@ -60,7 +46,15 @@ void Scheduler::submit(Sequence* const* alternatives, std::size_t count) {
   }
   ++next_order_;
   held_ += count;
+  submitted_ += count;
   enqueue(*alternatives[0]);
+}
+
+void Scheduler::require_place(std::size_t count) const {
+  const std::size_t live = submitted_ + requests_;
+  if (live + count <= limits_.max_running + limits_.max_waiting) return;
+  throw Error(ErrorKind::kOverloaded, "the queue is full", std::to_string(live) + " requests in it and running",
+              "at most " + std::to_string(limits_.max_running + limits_.max_waiting), "try again later");
 }
 
 void Scheduler::enqueue(Sequence& held) {
@@ -85,6 +79,7 @@ const Plan& Scheduler::plan(std::int64_t now) {
   for (Sequence* s : running_) {
     if (prefills(*s)) swap_in_prefix(*s);
   }
+  resume();
   admit();
   share_rows();
   give_memory();
@@ -109,7 +104,12 @@ void Scheduler::admit() {
     const auto next = std::find_if(waiting_.begin(), waiting_.end(), [](const Sequence* s) { return !s->paused; });
     if (next == waiting_.end() || wanted >= limits_.rows) return;
     Sequence& s = **next;
-    if (!has_place() || !admit_one(s)) return;
+    if (!has_place()) return;
+    if (!s.blocks.empty()) {
+      leave_parked(s);
+    } else if (!admit_one(s)) {
+      return;
+    }
     erase_from(waiting_, s);
     insert_by_age(running_, s);
     s.state = State::kRunning;
@@ -125,7 +125,7 @@ bool Scheduler::admit_one(Sequence& s) {
   const std::size_t need = blocks_for(s.window()) - s.blocks.size();
   // Beside others leave each of them a block to grow, or else it would soon preempt this one again.
   const auto enough = [&] { return pool_.available() >= need + running_.size(); };
-  for (Sequence* victim; !enough() && (victim = youngest_lagging()) != nullptr;) preempt(*victim);
+  for (Sequence* other; !enough() && (other = spare(s)) != nullptr;) preempt(*other);
   if (!enough()) {
     release_blocks(s);
     return false;
@@ -137,11 +137,11 @@ bool Scheduler::admit_one(Sequence& s) {
   return true;
 }
 
-// Shares the published blocks that a sequence without blocks begins with; its last token is always left to compute.
+// Shares the published blocks that a sequence without blocks begins with; what is asked for is left to compute.
 void Scheduler::find_prefix(Sequence& s) {
   if (!s.share) return;
   const std::int32_t* tokens = s.tokens.data() + s.window_start;
-  while (s.computed + kBlockTokens < s.window()) {
+  while (s.computed + kBlockTokens + s.asked <= s.window()) {
     const BlockPool::Found found = pool_.find(s.content, s.space, tokens + s.computed);
     if (found.block == kNoBlock) return;
     pool_.share(found.block);
@@ -156,7 +156,7 @@ void Scheduler::find_prefix(Sequence& s) {
 void Scheduler::swap_in_prefix(Sequence& s) {
   if (!s.share) return;
   const std::int32_t* tokens = s.tokens.data() + s.window_start;
-  while (s.computed == s.published * kBlockTokens && s.computed + kBlockTokens < s.window()) {
+  while (s.computed == s.published * kBlockTokens && s.computed + kBlockTokens + s.asked <= s.window()) {
     const BlockPool::Found found = pool_.find(s.content, s.space, tokens + s.computed);
     if (found.block == kNoBlock) return;
     pool_.share(found.block);
@@ -219,11 +219,12 @@ bool Scheduler::reserve(Sequence& s) {
     s.blocks.push_back(block);
   }
   BlockId& last = s.blocks[s.computed / kBlockTokens];
-  if (pool_.references(last) == 1) return true;
-  // A fork that shares a block which is not full: it gets one of its own.
+  const auto is_own = [&] { return pool_.references(last) == 1 && !pool_.published(last); };
+  if (is_own()) return true;
+  // A fork that shares a block which is not full, or a branch that was rewound into a published one: it gets its own.
   const BlockId own = take(s);
   if (own == kNoBlock) return false;
-  if (pool_.references(last) == 1) {  // whoever shared it was preempted for the copy
+  if (is_own()) {  // whoever shared it was preempted for the copy
     pool_.release(own);
     return true;
   }
@@ -233,16 +234,36 @@ bool Scheduler::reserve(Sequence& s) {
   return true;
 }
 
-// A block, if need be of a sequence whose reader lags or of one that is younger; kNoBlock when there is none.
+// A block, if need be of somebody else's; kNoBlock when there is none.
 BlockId Scheduler::take(const Sequence& for_whom) {
   for (;;) {
     const BlockId block = pool_.take();
     if (block != kNoBlock) return block;
-    Sequence* victim = youngest_lagging();
-    if (victim == nullptr) victim = running_.back();
-    if (victim == &for_whom) return kNoBlock;
-    preempt(*victim);
+    Sequence* other = victim(for_whom);
+    if (other == nullptr) return kNoBlock;
+    preempt(*other);
   }
+}
+
+// Who gives way to a running sequence that needs a block.
+Sequence* Scheduler::victim(const Sequence& for_whom) const {
+  if (Sequence* s = youngest_lagging(); s != nullptr) return s;
+  if (Sequence* s = youngest_left_alone(); s != nullptr) return s;
+  Sequence* youngest = running_.back();
+  if (!parked_.empty() && youngest->older_than(*parked_.back())) youngest = parked_.back();
+  if (youngest->order > for_whom.order) return youngest;
+  if (Sequence* s = idle_sibling(for_whom); s != nullptr) return s;
+  if (for_whom.older_than(*youngest)) return youngest;
+  return running_.size() == 1 && !parked_.empty() ? parked_.back() : nullptr;
+}
+
+// Who gives way to a sequence that waits: nobody who runs, unless its reader lags.
+Sequence* Scheduler::spare(const Sequence& for_whom) const {
+  if (Sequence* s = youngest_lagging(); s != nullptr) return s;
+  if (parked_.empty()) return nullptr;
+  if (Sequence* s = youngest_left_alone(); s != nullptr) return s;
+  if (parked_.back()->order > for_whom.order || running_.empty()) return parked_.back();
+  return idle_sibling(for_whom);
 }
 
 Sequence* Scheduler::youngest_lagging() const {
@@ -251,12 +272,14 @@ Sequence* Scheduler::youngest_lagging() const {
 }
 
 void Scheduler::preempt(Sequence& s) {
-  erase_from(running_, s);
+  const bool runs = s.state == State::kRunning;
+  if (runs) erase_from(running_, s);
+  leave_parked(s);
   release_blocks(s);
   s.rows = 0;
   ++s.preemptions;
   ++counters_.preemptions;
-  queue(s);
+  if (runs) queue(s);
 }
 
 // The last blocks first: so those that begin a prefix are the last to be evicted.
@@ -275,7 +298,8 @@ void Scheduler::computed() {
     Sequence& s = *piece.sequence;
     s.computed += piece.count;
     const std::int32_t* tokens = s.tokens.data() + s.window_start;
-    while (s.share && (s.published + 1) * kBlockTokens <= s.computed) {
+    const std::size_t sure = std::min(s.computed, s.window() - s.guesses);
+    while (s.share && (s.published + 1) * kBlockTokens <= sure) {
       BlockId& block = s.blocks[s.published];
       const BlockPool::Found found = pool_.publish(block, s.content, s.space, tokens + s.published * kBlockTokens);
       if (found.block != block) {  // another sequence was first: the same content has the same bits
@@ -302,7 +326,7 @@ Finish Scheduler::append(Sequence& s, std::int32_t token, bool stops) {
   if (s.window() <= limits_.positions) return Finish::kNone;
   if (!s.slide) return Finish::kContext;
   // Positions are absolute, so that the half that stays is encoded anew from position 0.
-  s.window_start = s.tokens.size() - std::max<std::size_t>(1, limits_.positions / 2);
+  s.window_start = s.tokens.size() - half();
   ++s.slides;
   if (s.state == State::kRunning) {
     release_blocks(s);
@@ -332,7 +356,10 @@ bool Scheduler::fork(const Sequence& first, Sequence& held) {
 }
 
 void Scheduler::drop(Sequence& s) {
+  if (s.state == State::kFinished) return;
+  --(s.branch ? branches_ : submitted_);
   if (s.state == State::kHeld) --held_;
+  leave_parked(s);
   if (s.state == State::kWaiting) erase_from(waiting_, s);
   if (s.state == State::kRunning) erase_from(running_, s);
   release_blocks(s);
@@ -346,9 +373,10 @@ void Scheduler::take_scratch(std::size_t count, std::vector<BlockId>& out) {
                 "at most " + std::to_string(limits_.blocks), "a larger cache_bytes");
   }
   out.reserve(count);
-  while (pool_.available() < count && !running_.empty()) {
-    Sequence* lagging = youngest_lagging();
-    preempt(lagging != nullptr ? *lagging : *running_.back());
+  while (pool_.available() < count && !(running_.empty() && parked_.empty())) {
+    Sequence* other = youngest_lagging();
+    if (other == nullptr) other = parked_.empty() ? running_.back() : parked_.back();
+    preempt(*other);
   }
   while (out.size() < count) out.push_back(pool_.take());
 }
@@ -372,9 +400,17 @@ void Scheduler::check() const {
     for (const BlockId b : s->blocks) ++references[b];
   }
   for (const Sequence* s : waiting_) {
-    require(s->state == State::kWaiting && s->blocks.empty() && s->computed == 0, "a waiting sequence has blocks");
+    require(s->state == State::kWaiting, "a sequence in the queue does not wait");
+    require(s->branch || (s->blocks.empty() && s->computed == 0), "a waiting sequence has blocks");
+  }
+  for (const Sequence* s : parked_) {
+    require(s->branch && !s->blocks.empty(), "a parked sequence is no branch, or has no blocks");
+    require(s->state == State::kIdle ? s->pending() == 0 : s->state == State::kWaiting, "a parked branch runs");
+    require(s->blocks.size() == blocks_for(s->computed), "a parked branch has blocks of nothing");
+    for (const BlockId b : s->blocks) ++references[b];
   }
   require(std::is_sorted(waiting_.begin(), waiting_.end(), by_age), "the queue is out of order");
+  require(std::is_sorted(parked_.begin(), parked_.end(), by_age), "the parked branches are out of order");
   require(std::is_sorted(running_.begin(), running_.end(), by_age), "the batch is out of order");
   require(running_.size() <= limits_.max_running, "too many sequences run");
   for (std::size_t b = 0; b < pool_.size(); ++b) {

@@ -14,9 +14,17 @@
 //   memory      an older sequence takes blocks from cached content first, then from sequences whose reader lags, then
 //               from the youngest (preemption by recomputation): so the oldest always gets on.
 //
-// Exceptions: submit() and the constructor may throw, and then nothing has changed. All else allocates nothing but the
-// token that append() adds.
+// Branches (branches.cc) are sequences whose tokens the owner appends, several at a time, where decoding is more than
+// one token after the other: they are forked, rewound and extended as a strategy wants. Between two extensions a branch
+// is idle: no part of a step, not counted in a batch. It keeps its blocks as long as nobody needs them more: a running
+// sequence takes those of younger requests, then those of idle branches of its own request (their answers are there),
+// and of anybody's that were left alone for a while or when nothing else runs. An extended branch that has its blocks
+// goes on at once, as a sequence that decodes does; one that has lost them is admitted again, at its request's age.
+//
+// Exceptions: submit(), open(), branch(), extend() and the constructor may throw, and then nothing has changed. All
+// else allocates nothing but the token that append() adds.
 #pragma once
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <vector>
@@ -91,6 +99,27 @@ class Scheduler {
   bool fork(const Sequence& first, Sequence& held);
   void enqueue(Sequence& held);  // without a first
 
+  // A request of branches: refused as submit() refuses. Returns its order; close_request() when all are dropped.
+  std::uint64_t open_request();
+  void close_request() { --requests_; }
+  // An idle branch without tokens; its `order` and `alternative` say how old it is.
+  void open(Sequence& s);
+  // `s` stands where `from`, which is idle, stands, and shares its blocks.
+  void branch(const Sequence& from, Sequence& s);
+  // Appends to an idle branch, of which the last `guesses` (fewer than count) may be taken back. The results of its
+  // last `asked` tokens will be wanted. Returns how many guesses fit the window, or kFull when not even the others do
+  // and it does not slide; then nothing has changed. Throws kInvalidRequest when the pool can never hold it.
+  static constexpr std::size_t kFull = SIZE_MAX;
+  std::size_t extend(Sequence& s, const std::int32_t* ids, std::size_t count, std::size_t guesses, std::size_t asked);
+  // A branch that has computed all its tokens is idle from now on.
+  void park(Sequence& s);
+  // Forgets the tokens of an idle branch after the first `length`.
+  void rewind(Sequence& s, std::size_t length);
+  // Where the window of a text of `length` tokens begins that slides, and how often it did: as if one token had been
+  // appended after the other.
+  std::size_t slides_of(std::size_t length) const;
+  std::size_t window_start_of(std::size_t slides) const { return slides * (limits_.positions + 1 - half()); }
+
   void pause(Sequence& sequence, bool paused) { sequence.paused = paused; }
   void drop(Sequence& sequence);  // from whatever state; its blocks are free at once
 
@@ -111,16 +140,34 @@ class Scheduler {
   void give_memory();
   bool reserve(Sequence& s);
   BlockId take(const Sequence& for_whom);
+  Sequence* victim(const Sequence& for_whom) const;
+  Sequence* spare(const Sequence& for_whom) const;
   Sequence* youngest_lagging() const;
   void preempt(Sequence& s);
   void release_blocks(Sequence& s);
   void queue(Sequence& s);
-  std::size_t live() const { return waiting_.size() + running_.size() + held_; }
+  void require_place(std::size_t count) const;
+
+  // branches.cc
+  void resume();
+  void run_again(Sequence& s);
+  void truncate(Sequence& s, std::size_t keep);
+  void make_room_for_branch();
+  bool left_alone(const Sequence& parked) const;
+  Sequence* youngest_left_alone() const;
+  Sequence* idle_sibling(const Sequence& s) const;
+
+  std::size_t half() const { return std::max<std::size_t>(1, limits_.positions / 2); }
+  void leave_parked(Sequence& s);
 
   Limits limits_;
   BlockPool pool_;
   std::vector<Sequence*> waiting_, running_;  // both by age, oldest first
+  std::vector<Sequence*> parked_;             // branches with blocks that do not run, by age
   std::size_t held_ = 0;
+  std::size_t submitted_ = 0;  // sequences that are no branches, and that were not dropped
+  std::size_t requests_ = 0;   // of branches
+  std::size_t branches_ = 0;   // that were not dropped
   std::uint64_t next_order_ = 1;
   std::uint64_t steps_ = 0;
   Plan plan_;

@@ -192,10 +192,10 @@ class Mailbox:
     ) -> int: ...
     def wait(
         self,
-    ) -> list[tuple[int, int, int, float, list[tuple[int, float]], int, str | None, BaseException | None]]:
+    ) -> list[Any]:
         """
-        Waits for events: (request, alternative, token, logprob, [(id, logprob)], slides, ended, error).
-        An empty list says that none are left to come.
+        Waits for events: (request, alternative, token, logprob, [(id, logprob)], slides, ended, error),
+        or of a branch (request, branch, slides, answer, error). An empty list: none are left to come.
         """
     @overload
     def cancel(self, request: int) -> None: ...
@@ -205,6 +205,47 @@ class Mailbox:
     def close(self) -> None: ...
     @property
     def live(self) -> int: ...
+    def begin(
+        self, slide: bool = False, share_prefix: bool = True, salt: str = "", timeout: float = 0.0
+    ) -> int:
+        """A request whose branches the caller drives; its number."""
+    def open(self, request: int, params: SamplerParams, alternative: int = 0, prompt_length: int = 0) -> int:
+        """An empty branch of it; its number."""
+    def fork(self, request: int, branch: int, alternative: int | None = None) -> int: ...
+    def rewind(self, request: int, branch: int, length: int) -> None: ...
+    def drop(self, request: int, branch: int) -> None: ...
+    def extend(
+        self,
+        request: int,
+        branch: int,
+        ids: Sequence[int],
+        kind: str,
+        rows: int = 1,
+        drafts: int = 0,
+        count: int = 0,
+        normalise: bool = False,
+        hidden: bool = False,
+        layers: Sequence[int] = [],
+        mask: NDArray[numpy.uint32] | None = None,
+    ) -> bool:
+        """False when the window is full and does not slide: then nothing has changed."""
+    def choose(
+        self,
+        request: int,
+        branch: int,
+        logits: NDArray[numpy.float32],
+        mask: NDArray[numpy.uint32] | None = None,
+    ) -> tuple[int, float, list[tuple[int, float]]]:
+        """(token, logprob, [(id, logprob)]) from logits [V] of the caller's making."""
+    def rules(
+        self,
+        request: int,
+        branch: int,
+        logits: NDArray[numpy.float32],
+        normalise: bool = False,
+        draw_rules: bool = True,
+    ) -> NDArray[numpy.float32]:
+        """Scores [V] after the branch's rules."""
 
 def available_isas() -> list[str]: ...
 def narrow_bfloat16(values: NDArray[numpy.float32]) -> Any: ...

@@ -69,6 +69,8 @@ class Completion:
     """What was cut from the prompt; None when nothing was."""
     slides: int = 0
     """How often the window was moved (overflow="slide"); 0 when everything fitted."""
+    score: float | None = None
+    """By which the strategy ranked this alternative (beam search: its length-normalised log-probability)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

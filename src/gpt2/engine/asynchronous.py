@@ -1,7 +1,8 @@
 """Generation for asyncio: one background thread waits for the engine on behalf of all coroutines.
 
 The thread lives while there are async requests and ends with the last one. It never waits for a coroutine:
-one that does not read its chunks is paused in the engine until it does.
+one that does not read its chunks is paused in the engine until it does. The steps of strategies run on it;
+those that run a caller's code (a logits processor may take any time) run on workers of their own.
 """
 
 from __future__ import annotations
@@ -10,11 +11,15 @@ import asyncio
 import threading
 from collections import defaultdict
 from collections.abc import AsyncIterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import TypeAlias
 
 from gpt2 import _native
-from gpt2.engine.generation import Event, Generation, Key, Run
+from gpt2.engine.branches import BranchEvent
+from gpt2.engine.generation import Generation
 from gpt2.engine.prompts import Ids
+from gpt2.engine.requests import Request
+from gpt2.engine.run import Event
 from gpt2.protocols import Chunk, Cut
 
 UNREAD = 256
@@ -31,9 +36,18 @@ class _Reader:
         self.loop = asyncio.get_running_loop()
         self.queue: asyncio.Queue[Item] = asyncio.Queue()
         self.requests: set[int] = set()
-        self.live = 0  # alternatives that have not ended
+        self.live = 0  # requests that have not ended
         self.unread = 0  # chunks that were sent and not taken out of the queue
         self.paused = False
+
+
+class _Entry:
+    """A request and who reads it. `busy` is held while a worker runs a step of a slow one."""
+
+    def __init__(self, request: Request, reader: _Reader) -> None:
+        self.request = request
+        self.reader = reader
+        self.busy = threading.Lock()
 
 
 class Dispatcher:
@@ -42,9 +56,11 @@ class Dispatcher:
     def __init__(self, native: _native.Engine) -> None:
         self._native = native
         self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
         self._mailbox: _native.Mailbox | None = None
-        self._active: dict[Key, tuple[Run, _Reader]] = {}
+        self._active: dict[int, _Entry] = {}
         self._thread: threading.Thread | None = None
+        self._workers: ThreadPoolExecutor | None = None
 
     async def run(
         self, generation: Generation, prompts: Sequence[tuple[Ids, Cut | None]]
@@ -74,15 +90,21 @@ class Dispatcher:
             if self._mailbox is None:
                 self._mailbox = _native.Mailbox(self._native)
             for at, (ids, cut) in enumerate(prompts):
-                for key, run in generation.submit(self._mailbox, at, ids, cut).items():
-                    self._active[key] = run, reader
-                    reader.requests.add(key[0])
-                    reader.live += 1
+                request = generation.submit(self._mailbox, at, ids, cut)
+                self._active[request.number] = _Entry(request, reader)
+                reader.requests.add(request.number)
+                reader.live += 1
+                for chunk in request.start():
+                    reader.unread += 1
+                    reader.queue.put_nowait(chunk)
+                if not request.live:
+                    self._end(self._active[request.number])
             if self._thread is None:
                 self._thread = threading.Thread(
                     target=self._drive, args=(self._mailbox,), name="gpt2-async", daemon=True
                 )
                 self._thread.start()
+            self._changed.notify()
 
     def _was_read(self, reader: _Reader) -> None:
         with self._lock:
@@ -96,13 +118,20 @@ class Dispatcher:
             if self._mailbox is not None:
                 self._mailbox.pause(request, paused)
 
+    def _end(self, entry: _Entry) -> None:
+        if self._active.pop(entry.request.number, None) is not None:
+            entry.reader.live -= 1
+
     def _forget(self, reader: _Reader) -> None:
         with self._lock:
-            for key in [key for key, (_, owner) in self._active.items() if owner is reader]:
-                del self._active[key]
-            for request in reader.requests:
-                if self._mailbox is not None:
-                    self._mailbox.cancel(request)
+            for entry in [entry for entry in self._active.values() if entry.reader is reader]:
+                self._end(entry)
+                if entry.busy.acquire(blocking=False):
+                    entry.request.close()
+                    entry.busy.release()
+                elif self._mailbox is not None:  # its worker closes it
+                    self._mailbox.cancel(entry.request.number)
+            self._changed.notify()
 
     def _drive(self, mailbox: _native.Mailbox) -> None:
         """The background thread."""
@@ -114,44 +143,82 @@ class Dispatcher:
                 return
             with self._lock:
                 if events:
-                    self._deliver(mailbox, events)
-                elif mailbox.live == 0:
+                    self._deliver(events)
+                elif not self._active:
                     self._thread = None
+                    if self._workers is not None:
+                        self._workers.shutdown(wait=False)
+                        self._workers = None
                     return
+                elif mailbox.live == 0:  # all that there is waits for a worker
+                    self._changed.wait()
 
-    def _deliver(self, mailbox: _native.Mailbox, events: list[Event]) -> None:
-        items: dict[asyncio.AbstractEventLoop, list[tuple[_Reader, Item]]] = defaultdict(list)
+    def _deliver(self, events: list[Event | BranchEvent]) -> None:
+        items: list[tuple[_Reader, Item]] = []
+        slow: dict[int, list[Event | BranchEvent]] = {}
         for event in events:
-            key = event[:2]
-            if (entry := self._active.get(key)) is None:
+            entry = self._active.get(event[0])
+            if entry is None:
                 continue
-            run, reader = entry
-            item: Item
-            try:
-                item = run.prompt_index, run.accept(event)
-            except Exception as error:
-                item = error
-            if run.finish is not None or isinstance(item, Exception):
-                del self._active[key]
-                mailbox.cancel(*key)
-                reader.live -= 1
-            reader.unread += 1
-            if reader.unread >= UNREAD and not reader.paused:
-                self._pause(reader, True)
-            items[reader.loop].append((reader, item))
-        for loop, pairs in items.items():
-            _put(loop, pairs)
+            if entry.request.slow:
+                slow.setdefault(event[0], []).append(event)
+            else:
+                items += self._items(entry, _step(entry.request, [event]))
+        for number, some in slow.items():
+            if self._workers is None:
+                self._workers = ThreadPoolExecutor(thread_name_prefix="gpt2-async-worker")
+            self._workers.submit(self._work, self._active[number], some)
+        _send(items)
+
+    def _work(self, entry: _Entry, events: list[Event | BranchEvent]) -> None:
+        """A step of a slow request, on a worker's thread."""
+        with entry.busy:
+            got = _step(entry.request, events)
+            with self._lock:
+                if entry.request.number in self._active:
+                    _send(self._items(entry, got))
+                else:
+                    entry.request.close()
+                self._changed.notify()
+
+    def _items(self, entry: _Entry, got: list[Item]) -> list[tuple[_Reader, Item]]:
+        reader = entry.reader
+        if not entry.request.live:
+            self._end(entry)
+        reader.unread += len(got)
+        if reader.unread >= UNREAD and not reader.paused:
+            self._pause(reader, True)
+        return [(reader, item) for item in got]
 
     def _fail(self, mailbox: _native.Mailbox, error: BaseException) -> None:
         with self._lock:
             self._thread = self._mailbox = None
-            readers = {id(reader): reader for _, reader in self._active.values()}
+            readers = {id(entry.reader): entry.reader for entry in self._active.values()}
             self._active.clear()
             mailbox.close()
             for reader in readers.values():
                 reader.live = 0
                 reader.unread += 1
-                _put(reader.loop, [(reader, error)])
+                _send([(reader, error)])
+
+
+def _step(request: Request, events: list[Event | BranchEvent]) -> list[Item]:
+    """What some events bring; an error ends the request, and is the last item."""
+    items: list[Item] = []
+    try:
+        for event in events:
+            items += request.accept(event)
+    except Exception as error:
+        items.append(error)
+    return items
+
+
+def _send(items: list[tuple[_Reader, Item]]) -> None:
+    by_loop: dict[asyncio.AbstractEventLoop, list[tuple[_Reader, Item]]] = defaultdict(list)
+    for reader, item in items:
+        by_loop[reader.loop].append((reader, item))
+    for loop, pairs in by_loop.items():
+        _put(loop, pairs)
 
 
 def _put(loop: asyncio.AbstractEventLoop, pairs: list[tuple[_Reader, Item]]) -> None:

@@ -38,6 +38,7 @@ def load(
     cache_bytes: int | None = None,
     max_batch: int = 256,
     max_queue: int = 1024,
+    step_tokens: int = 256,
     prefix_cache: bool = True,
 ) -> LanguageModel:
     """Load a model. None is the bundled one.
@@ -62,6 +63,8 @@ def load(
             quarter of the memory that is available now, and at least what one full window needs.
         max_batch: alternatives that are computed together, 1 to 256; more wait in the queue.
         max_queue: alternatives that may wait there; one more is Overloaded.
+        step_tokens: tokens of one step, 1 to 256. With fewer a long prompt delays the others less, and takes
+            longer itself.
         prefix_cache: keep the keys and values of prompts for others that begin with the same tokens, as long
             as nothing else needs the memory. The result does not depend on it.
 
@@ -88,7 +91,7 @@ def load(
             "available_bytes": available_bytes(),
             "max_batch": _count("max_batch", max_batch, 1, 256),
             "max_queue": _count("max_queue", max_queue, 0, 2**20),
-            "step_tokens": 256,
+            "step_tokens": _count("step_tokens", step_tokens, 1, 256),
             "prefix_cache": bool(prefix_cache),
             "mapped": [file.span for file in opened.mapped_files],
         },

@@ -41,8 +41,14 @@ bool has_amx() {
   static const bool permitted = syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
   return permitted;
 }
+// Leaf 7, subleaf 1, EAX bit 5.
+bool has_avx512_bf16() {
+  unsigned a = 0, b = 0, c = 0, d = 0;
+  return has_avx512_vnni() && __get_cpuid_count(7, 1, &a, &b, &c, &d) != 0 && (a >> 5 & 1) != 0;
+}
 #else
 bool has_amx() { return false; }
+bool has_avx512_bf16() { return false; }
 bool has_avx2() { return false; }
 bool has_avx512() { return false; }
 #endif
@@ -81,6 +87,7 @@ const char* isa_name(Isa isa) {
     case Isa::kGeneric: return "generic";
     case Isa::kAvx2: return "avx2";
     case Isa::kAvx512: return "avx512";
+    case Isa::kAvx512Bf16: return "avx512bf16";
     case Isa::kAmx: return "amx";
     case Isa::kNeon: return "neon";
   }
@@ -103,6 +110,7 @@ Isa choose_isa(const std::string& name) {
   for (Isa isa : have) {
     if (name == isa_name(isa)) return isa;
   }
+  if (name == isa_name(Isa::kAvx512Bf16) && has_avx512_bf16()) return Isa::kAvx512Bf16;
   if (name == isa_name(Isa::kAmx) && has_amx()) return Isa::kAmx;
   throw Error(ErrorKind::kEngine, "instruction set (GPT2_ISA)", "'" + name + "'",
               "one that this machine has: auto, " + names(have));

@@ -5,13 +5,13 @@
 
 namespace gpt2 {
 
-enum class Isa { kGeneric, kAvx2, kAvx512, kAmx, kNeon };
+enum class Isa { kGeneric, kAvx2, kAvx512, kAvx512Bf16, kAmx, kNeon };
 
 const char* isa_name(Isa isa);
 
-// The instruction sets that this build has and this CPU and operating system can run, slowest first. AMX is not among
-// them: its tiles have been proven in a software form only (kernels/amx), so that it runs where it is asked for by
-// name.
+// The instruction sets that this build has and this CPU and operating system can run, slowest first. AVX-512 BF16 and
+// AMX are not among them: their products have been proven in a software form only (kernels/avx512bf16, kernels/amx), so
+// that they run where they are asked for by name.
 std::vector<Isa> available_isas();
 
 // Integer products of bytes in one instruction, beside AVX2 and beside AVX-512; beside NEON of two signs (dot) or of
@@ -21,8 +21,8 @@ bool has_avx512_vnni();
 bool has_neon_dot();
 bool has_neon_i8mm();
 
-// name: "auto" or "" for the fastest of available_isas(), else "generic", "avx2", "avx512", "amx", "neon". Throws
-// kEngine for a name that is unknown, or that this machine lacks.
+// name: "auto" or "" for the fastest of available_isas(), else "generic", "avx2", "avx512", "avx512bf16", "amx",
+// "neon". Throws kEngine for a name that is unknown, or that this machine lacks.
 Isa choose_isa(const std::string& name);
 
 }  // namespace gpt2

@@ -31,7 +31,7 @@ using model::Tensor;
 using model::Tensors;
 
 struct EngineOptions {
-  std::string isa = "auto";  // "generic", "avx2", "avx512"
+  std::string isa = "auto";  // base/cpu.h
   int threads = 1;           // that compute, the caller's included
   std::vector<int> cpus;     // processors for the threads but the caller's (base/thread_pool.h); empty: any
   // At most, for keys and values; allocated as it is used. 0: a quarter of available_bytes, and at least a full window.

@@ -19,11 +19,12 @@
 //          instruction set are: a row of a batch equals the row alone, and generic equals AVX-512.
 // Error:   |y - exact| <= (k + 4) u (|bias| + sum_t |x w|) / (1 - (k + 4) u),  u = 2^-24, before the activation
 //          (Higham, Accuracy and Stability of Numerical Algorithms, 3.1); plus u |y_before| when accumulating.
-// Narrow:  a table with `narrow` rounds the activations to bfloat16, and sums 32 k at a time: two chains of 16, their
-//          sum added to what the 32 k before gave, denormals as zeros. The same for every m and all columns, so that a
-//          row of a batch equals the row alone; but not the bits of the other tables.
-//          |y - exact| <= 2^-8 S + (min(k, 16 + k / 32) + 4) u (1 + 2^-8) (|bias| + S)
-//                         + k 2^-124 (1 + max|x| + max|w|),  S = sum_t |x w|, for |x| < 2^127.
+// Narrow:  a table with `narrow` rounds the activations to bfloat16 and takes denormals as zeros. The order of its sums
+//          is the same for every m and all columns, so that a row of a batch equals the row alone; but the bits are not
+//          those of the other tables. Tiles (AMX) sum 32 k at a time: two chains of 16, their sum added to what the 32
+//          k before gave. Pairs (AVX-512 BF16) are one chain over k = 1, 0, 3, 2, 5, 4 ... with a rounding for each.
+//          |y - exact| <= 2^-8 S + (r + 4) u (1 + 2^-8) (|bias| + S) + k 2^-124 (1 + max|x| + max|w|),
+//          S = sum_t |x w|, r = min(k, 16 + k / 32) for tiles and k for pairs, for |x| < 2^127.
 // Truth:   generic/matmul.cc. Test: tests/kernels_test.cc.
 #pragma once
 #include "kernels/types.h"

@@ -5,9 +5,13 @@ namespace gpt2::kernels {
 Kernels kernels_for(Isa isa) {
   Kernels table = generic::kTable;
 #if defined(__x86_64__)
-  if (isa == Isa::kAvx512 || isa == Isa::kAmx) {
+  if (isa == Isa::kAvx512 || isa == Isa::kAvx512Bf16 || isa == Isa::kAmx) {
     table = avx512::kTable;
     if (has_avx512_vnni()) table.matmul_q = avx512vnni::kMatmulQ;
+    if (isa == Isa::kAvx512Bf16) {
+      table.matmul = avx512bf16::kMatmul;
+      table.narrow = avx512bf16::kNarrow;
+    }
     if (isa == Isa::kAmx) {
       table.matmul = amx::kMatmul;
       table.matmul_q = amx::kMatmulQ;

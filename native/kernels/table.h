@@ -37,6 +37,13 @@ extern const Kernels kTable;
 namespace avx512vnni {
 extern const MatmulQFn kMatmulQ;
 }
+namespace avx512bf16 {
+extern const MatmulFn kMatmul;
+extern const NarrowFn kNarrow;
+// The same on products in plain C++, and plain loops, for tests: in gpt2_kernel_twins.
+extern const MatmulFn kTwinMatmul, kPlainMatmul;
+extern const NarrowFn kPlainNarrow;
+}  // namespace avx512bf16
 namespace amx {
 extern const MatmulFn kMatmul;
 extern const MatmulQFn kMatmulQ;

@@ -75,6 +75,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "two-channels": {"n_embd": 2, "n_head": 2, "n_layer": 2, "n_positions": 70, "vocab_size": 50},
     "deep": {"n_embd": 32, "n_head": 4, "n_layer": 24, "n_positions": 130, "vocab_size": 97},
 }
+NARROW = ("amx", "avx512bf16")  # round activations to bfloat16 beside bfloat16 weights
 ACTIVATIONS = [
     "gelu_new",
     "gelu",
@@ -160,7 +161,7 @@ def test_bfloat16_weights_are_the_rounded_ones(isa: str, tmp_path: Path) -> None
     exact, _ = exact_outputs(model, np.arange(90))
     lm = gpt2.load(tmp_path / "wide", weights="bfloat16", isa=isa)
     assert lm.weights == "bfloat16"
-    bound = logit_error_bound(lm.config, 90, float(np.abs(exact).max()), narrow=isa == "amx")
+    bound = logit_error_bound(lm.config, 90, float(np.abs(exact).max()), narrow=isa in NARROW)
     assert_close(lm.logits(np.arange(90)), exact, bound, "TV", f"({isa})")
 
 
@@ -177,7 +178,7 @@ def test_16_bit_files(dtype: str, isa: str, tmp_path: Path) -> None:
     for weights in ("auto", "float32"):
         lm = gpt2.load(tmp_path, weights=weights, isa=isa)  # type: ignore[arg-type]
         assert lm.weights == (dtype if (dtype, weights) == ("bfloat16", "auto") else "float32")
-        narrow = isa == "amx" and lm.weights == "bfloat16"
+        narrow = isa in NARROW and lm.weights == "bfloat16"
         bound = logit_error_bound(lm.config, 90, float(np.abs(exact).max()), narrow)
         assert_close(lm.logits(np.arange(90)), exact, bound, "TV", f"({isa})")
 

@@ -6,6 +6,6 @@ namespace gpt2::kernels::amx {
 
 const MatmulFn kMatmul = matmul<Hardware>;
 const MatmulQFn kMatmulQ = matmul_q<Hardware>;
-const NarrowFn kNarrow = narrow;
+const NarrowFn kNarrow = avx512::narrow;
 
 }  // namespace gpt2::kernels::amx

@@ -7,6 +7,6 @@ namespace gpt2::kernels::amx {
 
 const MatmulFn kSoftwareMatmul = matmul<Software>;
 const MatmulQFn kSoftwareMatmulQ = matmul_q<Software>;
-const NarrowFn kSoftwareNarrow = narrow;
+const NarrowFn kSoftwareNarrow = avx512::narrow;
 
 }  // namespace gpt2::kernels::amx

@@ -57,8 +57,8 @@ def load(
             use. The result does not depend on it.
         cpus: pin the engine's own threads to these processors, one each; the thread that calls is the
             caller's to pin. None leaves them to the operating system.
-        isa: "auto", "generic", "avx2", "avx512", "amx" or "neon"; None is GPT2_ISA, or "auto", which
-            never means "amx".
+        isa: "auto", "generic", "avx2", "avx512", "avx512bf16", "amx" or "neon"; None is GPT2_ISA, or "auto",
+            which never means "avx512bf16" or "amx".
         cache_bytes: memory for keys and values, at most; it is taken as it is needed and then kept. None is a
             quarter of the memory that is available now, and at least what one full window needs.
         max_batch: alternatives that are computed together, 1 to 256; more wait in the queue.

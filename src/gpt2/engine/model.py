@@ -80,7 +80,7 @@ class LanguageModel:
 
     @property
     def isa(self) -> str:
-        """The instruction set in use: generic, avx2, avx512, amx or neon."""
+        """The instruction set in use: generic, avx2, avx512, avx512bf16, amx or neon."""
         return self._native.isa
 
     def stats(self) -> EngineStats:

@@ -43,6 +43,7 @@ PUBLIC = {
     "NextToken",
     "SamplingParams",
     "Score",
+    "Suggestion",
     "Tokenizer",
     "load",
     "open_weights",

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from gpt2.decoding import SamplingParams
     from gpt2.engine import LanguageModel, load
     from gpt2.errors import Error
-    from gpt2.protocols import Chunk, Completion, NextToken, Score
+    from gpt2.protocols import Chunk, Completion, NextToken, Score, Suggestion
     from gpt2.tokenizer import Tokenizer
     from gpt2.weights import open_weights
 
@@ -33,6 +33,7 @@ _HOME = {
     "NextToken": "gpt2.protocols",
     "SamplingParams": "gpt2.decoding",
     "Score": "gpt2.protocols",
+    "Suggestion": "gpt2.protocols",
     "Tokenizer": "gpt2.tokenizer",
     "load": "gpt2.engine",
     "open_weights": "gpt2.weights",
@@ -47,6 +48,7 @@ __all__ = [
     "NextToken",
     "SamplingParams",
     "Score",
+    "Suggestion",
     "Tokenizer",
     "__version__",
     "load",

@@ -105,6 +105,19 @@ class NextToken:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Suggestion:
+    """One way in which a text may go on, as an editor offers it."""
+
+    text: str
+    """What follows the prefix, which may have ended within a word; never empty, and without half a character
+    at its end."""
+    logprob: float
+    """Natural log-probability of `tokens` under the model; what suggestions are ordered by."""
+    tokens: tuple[int, ...]
+    """The ids that were chosen; the first ones repeat the end of the prefix where that was healed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Score:
     """How probable a text is under the model, token by token."""
 

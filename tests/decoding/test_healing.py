@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 import gpt2
 from decoding.tree_of_logits import PlainTree, run
 from gpt2.decoding import SamplingParams
-from gpt2.decoding.healing import Healing, TokenIndex, healed
-from gpt2.decoding.masked import allowed
+from gpt2.decoding.healing import Healing, TokenIndex, heal
+from gpt2.decoding.masked import allowed, masked
 
 
 class Tokens:
@@ -104,8 +104,8 @@ def write(lm: gpt2.LanguageModel, index: TokenIndex, ids: Sequence[int], **optio
     """The prompt that was kept, with what each alternative added."""
     params = SamplingParams(**{"max_new_tokens": 6, "seed": 1, **options})
     tree = PlainTree(lambda ids: lm.logits(ids), params, lm.config.vocab_size)
-    kept, _ = index.take_back(ids)
-    written = run(healed(index, lm.tokenizer.eos_id or 0), tree, ids, params, frozenset())
+    kept, rest = heal(index, ids, None)
+    written = run(masked(lambda: Healing(index, rest)), tree, kept, params, frozenset())
     return [[*kept, *one.tokens] for one in written]
 
 
@@ -172,21 +172,10 @@ def test_special_tokens_stay(lm: gpt2.LanguageModel, index: TokenIndex) -> None:
     assert eos not in allowed(mask)
 
 
-def test_a_prompt_of_which_nothing_is_left_begins_as_an_empty_one(
-    lm: gpt2.LanguageModel, index: TokenIndex
-) -> None:
-    ids = lm.tokenizer.encode("Th")
-    assert index.take_back(ids) == ([], b"Th")
-    params = SamplingParams(max_new_tokens=1, temperature=0.0)
-    seen: list[list[int]] = []
-
-    def logits(ids: list[int]) -> Any:
-        seen.append(list(ids))
-        return lm.logits(ids)
-
-    eos = lm.tokenizer.eos_id or 0
-    (written,) = run(
-        healed(index, eos), PlainTree(logits, params, lm.config.vocab_size), ids, params, frozenset()
-    )
-    assert seen == [[eos]]
-    assert lm.tokenizer.decode_bytes(written.tokens).startswith(b"Th")
+def test_something_of_the_prompt_is_kept(lm: gpt2.LanguageModel, index: TokenIndex) -> None:
+    """The start token stands for all of it; without one its first token stays."""
+    one, two = lm.tokenizer.encode("Th"), lm.tokenizer.encode("Th Th")
+    assert index.take_back(one) == ([], b"Th")
+    assert heal(index, one, 7) == ([7], b"Th")
+    assert heal(index, one, None) == (one, b"")
+    assert heal(index, two, 7) == index.take_back(two)

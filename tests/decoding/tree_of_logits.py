@@ -79,6 +79,9 @@ class PlainTree:
         )
         return scored(own, token, self._params.logprobs or 0)
 
+    def ended(self, tokens: Sequence[int]) -> bool:
+        raise NotImplementedError
+
     def rules(self, logits: Any, branch: Any, *, normalise: bool = False, draw_rules: bool = True) -> Any:
         raise NotImplementedError
 

@@ -21,12 +21,11 @@ from bisect import bisect_left
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from gpt2.decoding.masked import mask_of, masked
+from gpt2.decoding.masked import mask_of
 
 if TYPE_CHECKING:
     from gpt2.decoding.grammar import Vocabulary
-    from gpt2.decoding.params import SamplingParams
-    from gpt2.decoding.tree import Bits, MakeStrategy, Strategy, Tree
+    from gpt2.decoding.tree import Bits
 
 
 class Healed(NamedTuple):
@@ -50,6 +49,8 @@ class TokenIndex:
         ordered = sorted((text, id) for id, text in self._bytes.items())
         self._texts = [text for text, _ in ordered]
         self._ids = [id for _, id in ordered]
+        self.spelled: Bits = mask_of(self._ids, vocab_size)
+        """The mask of the tokens that have bytes."""
         self._longest = max(map(len, self._texts), default=0)
 
     def bytes_of(self, token: int) -> bytes | None:
@@ -118,16 +119,16 @@ class Healing:
         return Healing(self._index, self._rest)
 
 
-def healed(index: TokenIndex, start: int) -> MakeStrategy:
-    """The strategy that draws by the request's params after a healed prompt. `start`: the token that a prompt
-    begins with of which nothing is left."""
-
-    def strategy(tree: Tree, prompt: Sequence[int], params: SamplingParams, ends: frozenset[int]) -> Strategy:
-        kept, rest = index.take_back(prompt)
-        inner = masked(lambda: Healing(index, rest))
-        return inner(tree, kept or [start], params, ends)
-
-    return strategy
+def heal(index: TokenIndex, prompt: Sequence[int], start: int | None) -> Healed:
+    """As take_back(), but something is kept: `start`, with which a text begins, or else the prompt's first
+    token."""
+    kept, rest = index.take_back(prompt)
+    if kept:
+        return Healed(kept, rest)
+    if start is not None:
+        return Healed([start], rest)
+    kept, rest = index.take_back(prompt[1:])
+    return Healed([prompt[0], *kept], rest)
 
 
 def _next_of(prefix: bytes) -> bytes | None:

@@ -117,7 +117,10 @@ class _Text:
         self._tree = tree
         self._branch = branch
         self._pending = list(prompt)  # to be computed before the next choice
-        self._count = 0  # tokens after the prompt
+        self._tokens: list[int] = []  # after the prompt
+        # A stop string ends one of several texts here (a single one is just not asked to go on). What a
+        # healed prompt repeats is not searched.
+        self._may_stop = params.n > 1 and bool(params.stop) and not params.token_healing
         self._mask: Bits | None = None
         self._forced: int | None = None  # the next token, when only its log-probability is to be found
 
@@ -153,7 +156,7 @@ class _Text:
             self._mask, self._forced = self._masker.mask(), None
             if self._mask is not None and not self._mask.any():
                 finish = "grammar"
-            elif self._count >= self._params.max_new_tokens:
+            elif len(self._tokens) >= self._params.max_new_tokens:
                 finish = "length"
             elif (forced := only(self._mask)) is None:
                 break
@@ -168,13 +171,13 @@ class _Text:
 
     def _after(self, token: int) -> FinishReason | None:
         """Count a token; why the text ends with it, if it does."""
-        self._count += 1
+        self._tokens.append(token)
         if token in self._ends:
             return "eos"
         if token in self._params.stop_token_ids:
             return "stop"
         self._masker.push(token)
-        return None
+        return "stop" if self._may_stop and self._tree.ended(self._tokens) else None
 
     def _emit(self, fresh: list[Choice], finish: FinishReason | None) -> Strategy:
         self.ended = finish is not None

@@ -10,11 +10,12 @@ and leave the batch freely, from any number of threads.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from gpt2 import _native
 from gpt2.config import GPT2Config
 from gpt2.decoding import SamplingParams
+from gpt2.decoding.healing import Healed
 from gpt2.decoding.strategies import strategy_for
 from gpt2.decoding.tree import MakeStrategy
 from gpt2.engine.branches import Driver, NativeTree
@@ -61,11 +62,14 @@ class Generation:
         timeout: float | None = None,
         strategy: MakeStrategy | None = None,
         slow: bool = False,
+        heal: Callable[[Sequence[int]], Healed] | None = None,
     ) -> None:
-        """strategy: instead of the one that the options ask for; slow: it runs a caller's code."""
+        """strategy: instead of the one that the options ask for; slow: it runs a caller's code; heal: how it
+        takes tokens of a prompt back, if it does."""
         self._native = native
         self._strategy = strategy if strategy is not None else strategy_for(params)
         self._slow = slow
+        self._heal = heal
         self._vocab_size = config.vocab_size
         self._tokenizer = tokenizer
         self._params = params
@@ -164,16 +168,20 @@ class Generation:
             yield at, run.chunk("", 0)
 
     def _runs(self, at: int, ids: Ids, cut: Cut | None) -> list[Run]:
+        healed = self._heal(ids.tolist()) if self._heal is not None else Healed(ids.tolist(), b"")
+        skip = len(healed.rest)
         return [
             Run(
                 self._params,
                 prompt_index=at,
                 index=k,
-                prompt_tokens=int(ids.size),
+                prompt_tokens=len(healed.kept),
                 cut=cut,
                 seed=self._seed,
                 ends=self._ends,
-                decoder=self._tokenizer.stream() if self._tokenizer is not None else None,
+                decoder=self._tokenizer.stream(skip=skip)
+                if self._tokenizer is not None
+                else None,
                 known_ids=self._tokenizer.vocab_size if self._tokenizer is not None else 0,
             )
             for k in range(self._params.n)

@@ -18,12 +18,16 @@ import numpy.typing as npt
 from gpt2 import _native
 from gpt2.config import GPT2Config
 from gpt2.decoding import SamplingParams
+from gpt2.decoding.params import Truncate
+from gpt2.decoding.suggest import suggesting
+from gpt2.decoding.tree import MakeStrategy
 from gpt2.engine.asynchronous import Dispatcher
 from gpt2.engine.generation import Generation
 from gpt2.engine.prompts import Ids, Prompt, as_ids, encode_prompt, is_one_prompt, start_id, too_long
 from gpt2.engine.stats import EngineStats
+from gpt2.engine.structure import Structures, suggestions
 from gpt2.errors import InvalidRequest, PromptTooLong, TokenizerError
-from gpt2.protocols import Chunk, Completion, Cut, NextToken, Pooling, Score
+from gpt2.protocols import Chunk, Completion, Cut, NextToken, Pooling, Score, Suggestion
 from gpt2.tokenizer import Tokenizer
 
 Floats = npt.NDArray[np.float32]
@@ -54,6 +58,7 @@ class LanguageModel:
         """How the matrices are kept: float32, bfloat16, int8 or int4."""
         self._tokenizer = tokenizer
         self._native = native
+        self._structures = Structures(config, tokenizer)
         self._async = Dispatcher(native)
 
     def __repr__(self) -> str:
@@ -166,7 +171,13 @@ class LanguageModel:
         generation = self._generation(chosen, salt, timeout)
         return _without_index_async(self._async.run(generation, self._encoded([prompt], chosen)))
 
-    def _generation(self, params: SamplingParams, salt: str, timeout: float | None) -> Generation:
+    def _generation(
+        self,
+        params: SamplingParams,
+        salt: str,
+        timeout: float | None,
+        strategy: MakeStrategy | None = None,
+    ) -> Generation:
         if self._tokenizer is None and params.stop:
             raise InvalidRequest(
                 "stop strings need a tokenizer, and this model has none", hint="stop_token_ids"
@@ -183,7 +194,15 @@ class LanguageModel:
             raise InvalidRequest("timeout", got=timeout, expected="a positive number of seconds, or None")
         seed = params.seed if params.seed is not None else secrets.randbits(63)
         return Generation(
-            self._native, self.config, self._tokenizer, params, seed, salt=salt, timeout=timeout
+            self._native,
+            self.config,
+            self._tokenizer,
+            params,
+            seed,
+            salt=salt,
+            timeout=timeout,
+            strategy=strategy or self._structures.strategy_for(params),
+            heal=self._structures.heal if params.token_healing else None,
         )
 
     def _encoded(self, prompts: Sequence[Prompt], params: SamplingParams) -> list[tuple[Ids, Cut | None]]:
@@ -223,6 +242,40 @@ class LanguageModel:
             )
             for i in best
         ]
+
+    def suggest(
+        self,
+        prefix: Prompt,
+        n: int = 3,
+        *,
+        max_new_tokens: int = 5,
+        truncate: Truncate | None = None,
+        salt: str = "",
+        timeout: float | None = None,
+    ) -> list[Suggestion]:
+        """At most `n` distinct short continuations of a text that may end within a word, best first.
+
+        The last tokens of the prefix are taken back (token healing), the most probable first tokens begin one
+        alternative each, and each goes on greedily. Fewer than n come back only where there are no more. With
+        a prefix whose beginning was asked for before, nearly all of the work is in the cache.
+
+        Args:
+            max_new_tokens: of each alternative, with the tokens that repeat the end of the prefix.
+            truncate: where to cut a prefix that does not fit the window; None: it is PromptTooLong.
+            salt, timeout: as in generate().
+
+        Raises:
+            InvalidRequest (PromptTooLong), Overloaded, DeadlineExpired, OutOfMemory.
+        """
+        params = SamplingParams(
+            temperature=0.0, n=n, max_new_tokens=max_new_tokens, logprobs=0, truncate=truncate
+        )
+        ids, _ = encode_prompt(prefix, params, self.config, self._tokenizer)
+        kept, rest = self._structures.heal(ids.tolist())
+        strategy = suggesting(self._structures.index, rest)
+        generation = self._generation(params, salt, timeout, strategy)
+        done = _results(list(generation.run([(np.asarray(kept, dtype=np.int32), None)])), False)
+        return suggestions(cast("list[Completion]", done), self.tokenizer, len(rest))
 
     def score(self, text: Prompt, *, stride: int | None = None) -> Score:
         """The log-probability of each token of a text; the first one follows the end-of-text token.

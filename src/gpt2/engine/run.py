@@ -82,7 +82,8 @@ class Run:
             taken += 1
         if emit.finish is not None:
             self._score = emit.score
-            self.finish = self.finish or emit.finish
+            # A strategy that ends a text with the last token that is allowed knows why better than the count.
+            self.finish = emit.finish if self.finish in (None, "length") else self.finish
         return self.chunk(text, taken)
 
     def _push(self, token: int) -> str:

@@ -37,13 +37,17 @@ class StreamDecoder:
     """Ids to text one at a time. The pieces joined are decode() of all the ids; none ends within a
     character."""
 
-    def __init__(self, native: _native.Tokenizer) -> None:
+    def __init__(self, native: _native.Tokenizer, skip: int = 0) -> None:
         self._native = native
         self._utf8 = _native.Utf8Stream()
+        self._skip = skip
 
     def push(self, id: int, /) -> str:
         """The text that is certain after this id; may be empty."""
-        return self._utf8.push(self._native.token_bytes(id))
+        text = self._native.token_bytes(id)
+        if self._skip:
+            text, self._skip = text[self._skip :], max(0, self._skip - len(text))
+        return self._utf8.push(text)
 
     def finish(self) -> str:
         """The rest: an incomplete character shows as U+FFFD. The decoder can be used again afterwards."""
@@ -195,9 +199,11 @@ class Tokenizer:
         """The bytes of the ids: decode_bytes(encode(b)) == b for every b."""
         return self._native.decode_bytes(ids, skip_special)
 
-    def stream(self) -> StreamDecoder:
-        """A decoder for ids that arrive one at a time."""
-        return StreamDecoder(self._native)
+    def stream(self, *, skip: int = 0) -> StreamDecoder:
+        """A decoder for ids that arrive one at a time; the first `skip` bytes are left out."""
+        if skip < 0:
+            raise InvalidRequest("skip", got=skip, expected="0 or more")
+        return StreamDecoder(self._native, skip)
 
     def token_bytes(self, id: int, /) -> bytes:
         """The bytes that this one id stands for."""

@@ -179,9 +179,7 @@ class Generation:
                 cut=cut,
                 seed=self._seed,
                 ends=self._ends,
-                decoder=self._tokenizer.stream(skip=skip)
-                if self._tokenizer is not None
-                else None,
+                decoder=self._tokenizer.stream(skip=skip) if self._tokenizer is not None else None,
                 known_ids=self._tokenizer.vocab_size if self._tokenizer is not None else 0,
             )
             for k in range(self._params.n)

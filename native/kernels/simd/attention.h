@@ -12,7 +12,9 @@ inline const float* scales_at(const Attention& a, std::size_t at, std::size_t j)
 }
 
 // p[j] = exp(scale p[j] - max) for j < n; returns 1 / sum of them. With an int8 cache p[j] is first multiplied by the
-// scale of key j, and in the end by the scale of value j.
+// scale of key j, and in the end by the scale of value j. Whole vectors are read and written, and the mask keeps what
+// lies beyond n out of the maximum and the sum alone: what was just stored under a mask would have to reach the cache
+// before it could be read again. There is room, and nobody reads it: p has whole blocks, and so have the scales.
 template <class V, bool kScaled>
 inline float softmax(const Attention& a, float* p, std::size_t n) {
   using F = typename V::F;
@@ -21,20 +23,20 @@ inline float softmax(const Attention& a, float* p, std::size_t n) {
   for (std::size_t j = 0; j < n; j += kLanes) {
     const typename V::Mask m = V::mask(n - j);
     F factor = scale;
-    if constexpr (kScaled) factor = V::mul(scale, V::load(scales_at(a, a.layout.key_scales(), j), m));
-    const F s = V::mul(V::load(p + j, m), factor);
-    V::store(p + j, s, m);
+    if constexpr (kScaled) factor = V::mul(scale, V::load(scales_at(a, a.layout.key_scales(), j)));
+    const F s = V::mul(V::load(p + j), factor);
+    V::store(p + j, s);
     top = V::max(V::select(m, s, low), top);
   }
   const F shift = V::set(max_lanes<V>(top));
   F total = V::zero();
   for (std::size_t j = 0; j < n; j += kLanes) {
     const typename V::Mask m = V::mask(n - j);
-    const F e = exp<V>(V::sub(V::load(p + j, m), shift));
+    const F e = exp<V>(V::sub(V::load(p + j), shift));
     if constexpr (kScaled) {
-      V::store(p + j, V::mul(e, V::load(scales_at(a, a.layout.value_scales(), j), m)), m);
+      V::store(p + j, V::mul(e, V::load(scales_at(a, a.layout.value_scales(), j))));
     } else {
-      V::store(p + j, e, m);
+      V::store(p + j, e);
     }
     total = V::add(total, V::select(m, e, V::zero()));
   }

@@ -43,8 +43,12 @@ PUBLIC = {
     "NextToken",
     "SamplingParams",
     "Score",
+    "Session",
     "Suggestion",
+    "Template",
     "Tokenizer",
+    "Turn",
+    "compare_templates",
     "load",
     "open_weights",
 }

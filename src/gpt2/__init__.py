@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from gpt2.config import GPT2Config
-    from gpt2.decoding import SamplingParams
-    from gpt2.engine import LanguageModel, load
+    from gpt2.decoding import SamplingParams, Template
+    from gpt2.engine import LanguageModel, Session, Turn, compare_templates, load
     from gpt2.errors import Error
     from gpt2.protocols import Chunk, Completion, NextToken, Score, Suggestion
     from gpt2.tokenizer import Tokenizer
@@ -33,8 +33,12 @@ _HOME = {
     "NextToken": "gpt2.protocols",
     "SamplingParams": "gpt2.decoding",
     "Score": "gpt2.protocols",
+    "Session": "gpt2.engine",
     "Suggestion": "gpt2.protocols",
+    "Template": "gpt2.decoding",
     "Tokenizer": "gpt2.tokenizer",
+    "Turn": "gpt2.engine",
+    "compare_templates": "gpt2.engine",
     "load": "gpt2.engine",
     "open_weights": "gpt2.weights",
 }
@@ -48,9 +52,13 @@ __all__ = [
     "NextToken",
     "SamplingParams",
     "Score",
+    "Session",
     "Suggestion",
+    "Template",
     "Tokenizer",
+    "Turn",
     "__version__",
+    "compare_templates",
     "load",
     "open_weights",
 ]

@@ -14,6 +14,8 @@
     ├── EngineError           the machine or the build lacks what was asked for
     │   ├── Overloaded        the queue is full; try again later
     │   └── DeadlineExpired   the request waited in the queue longer than its deadline
+    ├── SessionError          a session's file that cannot be read or written
+    │   └── SessionMismatch   it was saved with another model, or by a build that computes other bits
     └── OutOfMemory           an allocation failed; nothing was changed      (also a MemoryError)
 
     ApproximateResult         a warning (a UserWarning): the answer was made, but not from all that was given
@@ -128,6 +130,14 @@ class Overloaded(EngineError):
 
 class DeadlineExpired(EngineError, TimeoutError):
     code = "deadline_expired"
+
+
+class SessionError(Error):
+    code = "session"
+
+
+class SessionMismatch(SessionError):
+    code = "session_mismatch"
 
 
 class OutOfMemory(Error, MemoryError):

@@ -114,8 +114,13 @@ def _utf8(raw: bytes, where: str) -> str:
         ) from None
 
 
-def add_sampling_arguments(parser: ArgumentParser) -> None:
-    """A flag for every field of SamplingParams, and --preset. `n` is the command's own --num."""
+def add_sampling_arguments(
+    parser: ArgumentParser, *, default_preset: str = DEFAULT_PRESET, **defaults: object
+) -> None:
+    """A flag for every field of SamplingParams, and --preset. `n` is the command's own --num. `defaults`: of
+    options that the command sets otherwise, for the help."""
+    from dataclasses import replace
+
     from gpt2.decoding import PRESETS, option_specs
 
     group = parser.add_argument_group("sampling")
@@ -123,11 +128,12 @@ def add_sampling_arguments(parser: ArgumentParser) -> None:
         "--preset",
         choices=tuple(PRESETS),
         help="a named set of the options below; what you add wins "
-        f"(default: {DEFAULT_PRESET}, unless you say how tokens are chosen)",
+        f"(default: {default_preset}, unless you say how tokens are chosen)",
     )
     for spec in option_specs():
         if spec.name != "n":
-            group.add_argument(f"--{spec.name.replace('_', '-')}", **_flag(spec))
+            shown = replace(spec, default=defaults.get(spec.name, spec.default))
+            group.add_argument(f"--{spec.name.replace('_', '-')}", **_flag(shown))
 
 
 def _flag(spec: OptionSpec) -> dict[str, Any]:
@@ -146,12 +152,12 @@ def _flag(spec: OptionSpec) -> dict[str, Any]:
     return flag if spec.default is None else flag | {"help": f"{text} (default: {spec.default})"}
 
 
-def sampling_params(args: Namespace, *, n: int) -> SamplingParams:
+def sampling_params(args: Namespace, *, n: int, default_preset: str = DEFAULT_PRESET) -> SamplingParams:
     """The options that were given, on top of the preset. Raises InvalidRequest for impossible values."""
     from gpt2.decoding import SamplingParams, option_specs
 
     given = {spec.name: getattr(args, spec.name) for spec in option_specs() if hasattr(args, spec.name)}
-    preset = args.preset or (None if given.keys() & _CHOOSING else DEFAULT_PRESET)
+    preset = args.preset or (None if given.keys() & _CHOOSING else default_preset)
     return SamplingParams.from_options(preset, **given, n=n)
 
 

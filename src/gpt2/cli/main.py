@@ -16,9 +16,11 @@ if TYPE_CHECKING:
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "generate": ("gpt2.cli.generate", "Continue a prompt and stream the text"),
+    "chat": ("gpt2.cli.chat", "Talk with a model in turns"),
     "next": ("gpt2.cli.next", "Show the most probable next tokens of a prompt"),
     "score": ("gpt2.cli.score", "Show how surprising each token of a text is"),
     "tokenize": ("gpt2.cli.tokenize", "Turn text into tokens, or tokens into text"),
+    "templates": ("gpt2.cli.templates", "Show prompt templates, or compare them by score"),
     "quantize": ("gpt2.cli.quantize", "Write a smaller model: weights rounded to int8 or int4"),
     "inspect": ("gpt2.cli.inspect", "Show what is inside a model directory or a weights file"),
     "pull": ("gpt2.cli.pull", "Download a model, so that it can be used without a network"),

@@ -6,5 +6,17 @@ models nor tokenizers.
 
 from gpt2.decoding.options import OptionSpec, option_specs
 from gpt2.decoding.params import PRESETS, SamplingParams, fields_table, preset_fields
+from gpt2.decoding.templates import TEMPLATES, Message, Template, as_template
 
-__all__ = ["PRESETS", "OptionSpec", "SamplingParams", "fields_table", "option_specs", "preset_fields"]
+__all__ = [
+    "PRESETS",
+    "TEMPLATES",
+    "Message",
+    "OptionSpec",
+    "SamplingParams",
+    "Template",
+    "as_template",
+    "fields_table",
+    "option_specs",
+    "preset_fields",
+]

@@ -103,6 +103,7 @@ def load(
         name=str(model) if model is not None else "demo",
         path=path,
         weights=dtype,
+        cache=_cache_dtype(cache, dtype),
     )
 
 

@@ -7,28 +7,33 @@ texts, T tokens, C = n_embd, L = n_layer, V = vocab_size.
 from __future__ import annotations
 
 import math
+import os
 import secrets
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, cast, get_args
+from typing import TYPE_CHECKING, Any, cast, get_args
 
 import numpy as np
 import numpy.typing as npt
 
 from gpt2 import _native
 from gpt2.config import GPT2Config
-from gpt2.decoding import SamplingParams
+from gpt2.decoding import SamplingParams, Template, as_template
 from gpt2.decoding.params import Truncate
 from gpt2.decoding.suggest import suggesting
 from gpt2.decoding.tree import MakeStrategy
 from gpt2.engine.asynchronous import Dispatcher
 from gpt2.engine.generation import Generation
 from gpt2.engine.prompts import Ids, Prompt, as_ids, encode_prompt, is_one_prompt, start_id, too_long
+from gpt2.engine.session import Session
 from gpt2.engine.stats import EngineStats
 from gpt2.engine.structure import Structures, suggestions
 from gpt2.errors import InvalidRequest, PromptTooLong, TokenizerError
 from gpt2.protocols import Chunk, Completion, Cut, NextToken, Pooling, Score, Suggestion
 from gpt2.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from gpt2.engine.identity import Identity
 
 Floats = npt.NDArray[np.float32]
 
@@ -48,6 +53,7 @@ class LanguageModel:
         name: str,
         path: Path,
         weights: str,
+        cache: str,
     ) -> None:
         self.config = config
         self.name = name
@@ -56,10 +62,13 @@ class LanguageModel:
         """Where the weights came from."""
         self.weights = weights
         """How the matrices are kept: float32, bfloat16, int8 or int4."""
+        self.cache = cache
+        """How keys and values are kept: float32, bfloat16 or int8."""
         self._tokenizer = tokenizer
         self._native = native
         self._structures = Structures(config, tokenizer)
         self._async = Dispatcher(native)
+        self._identity: Identity | None = None
 
     def __repr__(self) -> str:
         return (
@@ -170,6 +179,46 @@ class LanguageModel:
         chosen = _params(params, preset, options)
         generation = self._generation(chosen, salt, timeout)
         return _without_index_async(self._async.run(generation, self._encoded([prompt], chosen)))
+
+    def session(
+        self,
+        params: SamplingParams | None = None,
+        *,
+        preset: str | None = None,
+        template: Template | str | os.PathLike[str] = "plain",
+        salt: str = "",
+        **options: Any,
+    ) -> Session:
+        """A new text in turns, for chats and games: turn n costs what its own tokens cost.
+
+        Args:
+            params, preset, options: for its replies, as in generate(). Without a seed one is chosen at
+                random; Session.seed is it.
+            template: how messages are written: a Template, the name of a built-in one, or a .toml file.
+            salt: as in generate().
+        """
+        chosen = _params(params, preset, options)
+        seed = chosen.seed if chosen.seed is not None else secrets.randbits(63)
+        return Session(self, chosen, seed=seed, template=as_template(template), salt=salt)
+
+    def restore_session(self, path: str | os.PathLike[str], *, salt: str = "") -> Session:
+        """A session from the file that Session.save() wrote. It goes on with the bits that it would have had.
+
+        Raises SessionError for a file that cannot be used, SessionMismatch for one of another model (weights,
+        dtype, cache) or of a build that computes other bits.
+        """
+        from gpt2.engine.session_file import restore
+
+        return restore(self, path, salt)
+
+    def identity(self) -> Identity:
+        """What names the model and its arithmetic: the hashes of its files, of what it computes, and how its
+        numbers are kept. Taken at the first call, which reads every byte of the weights; then kept."""
+        from gpt2.engine.identity import identity
+
+        if self._identity is None:
+            self._identity = identity(self)
+        return self._identity
 
     def _generation(
         self,

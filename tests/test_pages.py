@@ -13,7 +13,7 @@ import pytest
 from machine import ROOT
 
 PAGES = ROOT / "docs" / "how-to"
-RUN = ("chat-in-a-terminal.md", "talk-in-turns.md", "write-a-template.md")
+RUN = ("chat-in-a-terminal.md", "from-transformers.md", "talk-in-turns.md", "write-a-template.md")
 
 
 def blocks(page: str, language: str) -> list[str]:

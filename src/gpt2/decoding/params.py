@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Final, Literal, TypeAlias
 
-from gpt2.decoding import search
+from gpt2.decoding import search, transformers_names
 from gpt2.decoding.constraints import Word
 from gpt2.decoding.options import RULES, shown
 from gpt2.errors import InvalidRequest, UnknownOption
@@ -131,6 +131,7 @@ class SamplingParams:
 
     def replace(self, **options: Any) -> SamplingParams:
         """These params with some fields changed; checks them as the constructor does."""
+        options = transformers_names.ours(options, RULES)
         _require_known(options)
         return dataclasses.replace(self, **options)
 
@@ -141,6 +142,7 @@ class SamplingParams:
         Raises UnknownOption for a name that no field has, InvalidRequest for an unknown preset, for a wrong
         value, and for options that make each other void.
         """
+        options = transformers_names.ours(options, RULES)
         _require_known(options)
         merged = {**(preset_fields(preset) if preset is not None else {}), **options}
         if (reason := _why_nothing_is_drawn(merged, options)) is not None:
@@ -184,6 +186,8 @@ def preset_fields(preset: str) -> dict[str, Any]:
 def _require_known(options: Mapping[str, Any]) -> None:
     for name in options:
         if name not in RULES:
+            if name in transformers_names.ADVICE:
+                raise UnknownOption(f"unknown option {name!r}", hint=transformers_names.ADVICE[name])
             raise UnknownOption.named(name, RULES)
 
 

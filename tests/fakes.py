@@ -11,7 +11,7 @@ import math
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
-from gpt2.protocols import Chunk, Completion, NextToken, Score
+from gpt2.protocols import Chunk, Completion, NextToken, Score, Suggestion
 
 EOT = 256
 
@@ -94,6 +94,11 @@ class FakeModel:
             NextToken(id=i, text=chr(i), probability=2.0**-rank, logprob=-rank * math.log(2))
             for rank, i in enumerate(ids, start=1)
         ]
+
+    def suggest(self, prefix: str, n: int = 3, **options: Any) -> list[Suggestion]:
+        self.suggested = prefix, n, options
+        texts = ("l\n", " é")[:n]
+        return [Suggestion(text=text, logprob=-rank / 2, tokens=(rank,)) for rank, text in enumerate(texts)]
 
     def score(self, text: str, *, stride: int | None = None) -> Score:
         ids = text.encode()

@@ -1,4 +1,4 @@
-"""next, score, tokenize: what they print for people and for programs, with and without colour."""
+"""next, suggest, score, tokenize: what they print for people and for programs, with and without colour."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+
+from fakes import FakeModel
 
 Gpt2 = Callable[..., Any]
 
@@ -25,6 +27,21 @@ def test_next_is_a_table_with_bars(gpt2: Gpt2) -> None:
 def test_next_json(gpt2: Gpt2) -> None:
     records = [json.loads(line) for line in gpt2("next", "x", "--json", "-n", "2").out.splitlines()]
     assert [(r["id"], r["probability"]) for r in records] == [(97, 0.5), (10, 0.25)]
+
+
+def test_suggestions_are_lines(gpt2: Gpt2, model: FakeModel) -> None:
+    done = gpt2("suggest", "The gir", "-n", "2", "--max-new-tokens", "4", "--truncate", "left")
+    assert [line.split(maxsplit=1) for line in done.out.splitlines()] == [
+        ["0.00", '"l\\n"'],
+        ["-0.50", '" é"'],
+    ]
+    assert model.suggested == ("The gir", 2, {"max_new_tokens": 4, "truncate": "left"})
+
+
+def test_suggestions_as_json(gpt2: Gpt2) -> None:
+    records = [json.loads(line) for line in gpt2("suggest", "x", "--json").out.splitlines()]
+    assert records[0] == {"text": "l\n", "logprob": 0.0, "tokens": [0]}
+    assert len(records) == 2
 
 
 def test_score_without_colour_is_a_table(gpt2: Gpt2) -> None:

@@ -247,6 +247,45 @@ def test_suggestions_are_distinct_and_follow_the_prefix(
         assert after.startswith(one.text) or "\ufffd" in after
 
 
+def test_typing_and_deleting_is_as_asking_afresh(lm: gpt2.LanguageModel) -> None:
+    """Each request goes on from what the one before left in the engine, and finds what a new model finds."""
+    text = "The old man went down to the river, and there he saw a boat which was not his. "
+    prefixes = [text[:at] for at in (30, 33, 34, 40, 31, 79, 80, 12, 78)]
+    prefixes += ["Another text alt", text[:79], "Another text altogether"]
+    fresh = [gpt2.load(threads=1, prefix_cache=False).suggest(prefix, 3) for prefix in prefixes]
+    before = lm.stats()
+    assert [lm.suggest(prefix, 3) for prefix in prefixes] == fresh
+    after = lm.stats()
+    computed = after.tokens_computed - before.tokens_computed
+    assert computed < sum(len(lm.tokenizer.encode(prefix)) + 3 * 5 for prefix in prefixes)
+    assert after.running == after.waiting == 0
+
+
+def test_suggestions_of_many_threads_are_as_alone(lm: gpt2.LanguageModel) -> None:
+    prefixes = ["The little gi", "She opened the", "The little girl sa", "He said tha"] * 3
+    alone = [lm.suggest(prefix, 2, salt="alone") for prefix in prefixes]
+    together: list[Any] = [None] * len(prefixes)
+
+    def ask(at: int) -> None:
+        together[at] = lm.suggest(prefixes[at], 2, salt=str(at % 2))
+
+    threads = [threading.Thread(target=ask, args=(at,)) for at in range(len(prefixes))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert together == alone
+
+
+def test_prefixes_do_not_keep_others_out(lm: gpt2.LanguageModel) -> None:
+    """The blocks of prefixes that stay are taken by whoever needs them; a suggestion then computes anew."""
+    window = lm.config.n_positions
+    small = gpt2.load(threads=1, cache_bytes=window // 64 * lm.stats().block_bytes)
+    found = small.suggest("She opened the", 2)
+    assert len(small.generate([5] * (window - 4), max_new_tokens=4, ignore_eos=True, seed=1).tokens) == 4
+    assert small.suggest("She opened the", 2) == found
+
+
 def test_a_prefix_that_does_not_fit(lm: gpt2.LanguageModel) -> None:
     long = " letter" * (lm.config.n_positions + 5)
     with pytest.raises(PromptTooLong):

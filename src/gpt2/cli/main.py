@@ -18,6 +18,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "generate": ("gpt2.cli.generate", "Continue a prompt and stream the text"),
     "chat": ("gpt2.cli.chat", "Talk with a model in turns"),
     "next": ("gpt2.cli.next", "Show the most probable next tokens of a prompt"),
+    "suggest": ("gpt2.cli.suggest", "Show how a text may go on that ends anywhere"),
     "score": ("gpt2.cli.score", "Show how surprising each token of a text is"),
     "tokenize": ("gpt2.cli.tokenize", "Turn text into tokens, or tokens into text"),
     "templates": ("gpt2.cli.templates", "Show prompt templates, or compare them by score"),

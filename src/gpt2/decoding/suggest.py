@@ -63,8 +63,11 @@ class _Child:
         return _Text(parent.branch.fork(), healing, tokens, logprobs)
 
 
-def suggesting(index: TokenIndex, rest: bytes) -> MakeStrategy:
+def suggesting(index: TokenIndex, rest: bytes, root: Branch | None = None) -> MakeStrategy:
     """The strategy: n distinct texts that begin with `rest`, best first; the text after `rest` is not empty.
+
+    root: a branch that has the beginning of the prompt; it is left standing behind the prompt. The strategy's
+    own prompt is then what is missing.
 
     It wants params that are greedy and ask for log-probabilities. Alternatives that are not there (of a tiny
     vocabulary) end without a token.
@@ -72,9 +75,9 @@ def suggesting(index: TokenIndex, rest: bytes) -> MakeStrategy:
 
     def strategy(tree: Tree, prompt: Sequence[int], params: SamplingParams, ends: frozenset[int]) -> Strategy:
         found: dict[bytes, _Text] = {}
-        root = _Text(tree.open(prompt_length=len(prompt)), Healing(index, rest), [], [])
+        start = root if root is not None else tree.open(prompt_length=len(prompt))
         queue: list[_Child] = []
-        yield from _begin(queue, root, prompt, params, index, ends)
+        yield from _begin(queue, _Text(start, Healing(index, rest), [], []), prompt, params, index, ends)
         while queue and len(found) < params.n:
             missing = params.n - len(found)
             batch, queue = [child.text() for child in queue[:missing]], queue[missing:]

@@ -19,7 +19,7 @@ from gpt2.decoding.healing import Healed
 from gpt2.decoding.strategies import strategy_for
 from gpt2.decoding.tree import MakeStrategy
 from gpt2.engine.branches import Driver, NativeTree
-from gpt2.engine.prompts import Ids, eos_ids
+from gpt2.engine.prompts import Ids, end_ids
 from gpt2.engine.requests import DrivenRequest, PlainRequest, Request
 from gpt2.engine.run import Run, stops_in
 from gpt2.errors import Overloaded
@@ -76,11 +76,7 @@ class Generation:
         self._seed = seed
         self._salt = salt
         self._timeout = timeout
-        eos = {
-            *eos_ids(config),
-            *((tokenizer.eos_id,) if tokenizer is not None and tokenizer.eos_id is not None else ()),
-        }
-        self._ends: frozenset[int] = frozenset() if params.ignore_eos else frozenset(eos)
+        self._ends: frozenset[int] = frozenset() if params.ignore_eos else end_ids(config, tokenizer)
         self._native_params = native_params(params, seed, self._ends)
 
     @property

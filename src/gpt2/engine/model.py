@@ -20,14 +20,22 @@ from gpt2 import _native
 from gpt2.config import GPT2Config
 from gpt2.decoding import SamplingParams, Template, as_template
 from gpt2.decoding.params import Truncate
-from gpt2.decoding.suggest import suggesting
-from gpt2.decoding.tree import MakeStrategy
 from gpt2.engine.asynchronous import Dispatcher
 from gpt2.engine.generation import Generation
-from gpt2.engine.prompts import Ids, Prompt, as_ids, encode_prompt, is_one_prompt, start_id, too_long
+from gpt2.engine.prompts import (
+    Ids,
+    Prompt,
+    as_ids,
+    encode_prompt,
+    end_ids,
+    is_one_prompt,
+    start_id,
+    too_long,
+)
 from gpt2.engine.session import Session
 from gpt2.engine.stats import EngineStats
-from gpt2.engine.structure import Structures, suggestions
+from gpt2.engine.structure import Structures
+from gpt2.engine.suggest import Suggester
 from gpt2.errors import InvalidRequest, PromptTooLong, TokenizerError
 from gpt2.protocols import Chunk, Completion, Cut, NextToken, Pooling, Score, Suggestion
 from gpt2.tokenizer import Tokenizer
@@ -67,6 +75,7 @@ class LanguageModel:
         self._tokenizer = tokenizer
         self._native = native
         self._structures = Structures(config, tokenizer)
+        self._suggester = Suggester(native, config.vocab_size, end_ids(config, tokenizer))
         self._async = Dispatcher(native)
         self._identity: Identity | None = None
 
@@ -225,7 +234,6 @@ class LanguageModel:
         params: SamplingParams,
         salt: str,
         timeout: float | None,
-        strategy: MakeStrategy | None = None,
     ) -> Generation:
         if self._tokenizer is None and params.stop:
             raise InvalidRequest(
@@ -250,7 +258,7 @@ class LanguageModel:
             seed,
             salt=salt,
             timeout=timeout,
-            strategy=strategy or self._structures.strategy_for(params),
+            strategy=self._structures.strategy_for(params),
             heal=self._structures.heal if params.token_healing else None,
         )
 
@@ -300,31 +308,27 @@ class LanguageModel:
         max_new_tokens: int = 5,
         truncate: Truncate | None = None,
         salt: str = "",
-        timeout: float | None = None,
     ) -> list[Suggestion]:
         """At most `n` distinct short continuations of a text that may end within a word, best first.
 
         The last tokens of the prefix are taken back (token healing), the most probable first tokens begin one
-        alternative each, and each goes on greedily. Fewer than n come back only where there are no more. With
-        a prefix whose beginning was asked for before, nearly all of the work is in the cache.
+        alternative each, and each goes on greedily. Fewer than n come back only where there are no more. The
+        prefix stays in the engine: the same text with a few letters more costs only what is new.
 
         Args:
             max_new_tokens: of each alternative, with the tokens that repeat the end of the prefix.
             truncate: where to cut a prefix that does not fit the window; None: it is PromptTooLong.
-            salt, timeout: as in generate().
+            salt: as in generate().
 
         Raises:
-            InvalidRequest (PromptTooLong), Overloaded, DeadlineExpired, OutOfMemory.
+            InvalidRequest (PromptTooLong), Overloaded, OutOfMemory.
         """
         params = SamplingParams(
             temperature=0.0, n=n, max_new_tokens=max_new_tokens, logprobs=0, truncate=truncate
         )
         ids, _ = encode_prompt(prefix, params, self.config, self._tokenizer)
-        kept, rest = self._structures.heal(ids.tolist())
-        strategy = suggesting(self._structures.index, rest)
-        generation = self._generation(params, salt, timeout, strategy)
-        done = _results(list(generation.run([(np.asarray(kept, dtype=np.int32), None)])), False)
-        return suggestions(cast("list[Completion]", done), self.tokenizer, len(rest))
+        healed = self._structures.heal(ids.tolist())
+        return self._suggester.suggest(healed, self._structures.index, params, salt)
 
     def score(self, text: Prompt, *, stride: int | None = None) -> Score:
         """The log-probability of each token of a text; the first one follows the end-of-text token.

@@ -90,6 +90,12 @@ def eos_ids(config: GPT2Config) -> tuple[int, ...]:
     return tuple(one for one in many if 0 <= one < config.vocab_size)
 
 
+def end_ids(config: GPT2Config, tokenizer: Tokenizer | None) -> frozenset[int]:
+    """The ids that end a text: the config's, and the tokenizer's."""
+    own = tokenizer.eos_id if tokenizer is not None else None
+    return frozenset({*eos_ids(config), *(() if own is None else (own,))})
+
+
 def encode_prompt(
     prompt: Prompt, params: SamplingParams, config: GPT2Config, tokenizer: Tokenizer | None
 ) -> tuple[Ids, Cut | None]:

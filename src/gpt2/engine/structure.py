@@ -6,8 +6,6 @@ how either decides: that is decoding/grammar.py and decoding/healing.py.
 
 from __future__ import annotations
 
-import codecs
-import math
 import threading
 from collections.abc import Sequence
 
@@ -19,7 +17,6 @@ from gpt2.decoding.masked import masked
 from gpt2.decoding.tree import MakeStrategy, Strategy, Tree
 from gpt2.engine.prompts import start_id
 from gpt2.errors import InvalidRequest
-from gpt2.protocols import Completion, Suggestion
 from gpt2.tokenizer import Tokenizer
 
 
@@ -85,15 +82,3 @@ def _following(grammars: Grammars, structure: Structure) -> MakeStrategy:
         return masked(lambda: grammars.follow(structure, closers))(tree, prompt, params, ends)
 
     return strategy
-
-
-def suggestions(completions: Sequence[Completion], tokenizer: Tokenizer, skip: int) -> list[Suggestion]:
-    """What decoding/suggest.py found, without the first `skip` bytes, which the prefix has."""
-    out: dict[str, Suggestion] = {}
-    for completion in completions:
-        text = tokenizer.decode_bytes(completion.tokens, skip_special=True)[skip:]
-        # A decoder that waits for the rest of a character leaves it away.
-        if shown := codecs.getincrementaldecoder("utf-8")("replace").decode(text):
-            logprob = math.fsum(completion.logprobs or ())
-            out.setdefault(shown, Suggestion(text=shown, logprob=logprob, tokens=completion.tokens))
-    return list(out.values())

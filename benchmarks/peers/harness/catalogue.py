@@ -59,8 +59,16 @@ ENVIRONMENTS = {
         Environment("ctranslate2", ("ctranslate2", TORCH, "transformers", "safetensors", "numpy")),
         Environment(
             "openvino",
-            (TORCH, "openvino-genai", "transformers<5.6", "nncf>=3.3", "huggingface-hub<1.22", "setuptools"),
-            without_dependencies=("optimum==2.3.0", "optimum-intel==2.2.0", "requests"),
+            (
+                TORCH,
+                "openvino-genai",
+                "transformers<5.6",
+                "nncf>=3.3",
+                "huggingface-hub<1.22",
+                "setuptools",
+                "requests",
+            ),
+            without_dependencies=("optimum==2.3.0", "optimum-intel==2.2.0"),
         ),
         Environment(
             "llamacpp",

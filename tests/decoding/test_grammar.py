@@ -20,7 +20,7 @@ import pytest
 import gpt2
 from decoding.structures import SCHEMAS, TOKENS, judges
 from decoding.tree_of_logits import PlainTree, Written, run
-from gpt2.decoding import SamplingParams
+from gpt2.decoding import SamplingParams, grammar
 from gpt2.decoding.grammar import MAX_BYTES, Grammars, Structure, structure_of
 from gpt2.decoding.masked import allowed, mask_of, masked, only
 from gpt2.errors import InvalidRequest
@@ -349,6 +349,36 @@ def test_a_schema_may_be_given_as_text_as_an_object_or_as_a_class() -> None:
     for one in wrong:
         with pytest.raises(InvalidRequest, match="json_schema"):
             SamplingParams(json_schema=one)
+
+
+def test_what_other_texts_have_used_up_ends_no_text(grammars: Grammars, small: Tokenizer) -> None:
+    """One mask of this grammar fills what its lexer may hold, and all its matchers share that."""
+    structure = Structure("regex", "(?:(?:(?:a){100}){100}){100}")
+    assert letters(small, grammars.follow(structure, ()).mask()) == {b"a"}
+
+
+def test_a_full_lexer_changes_no_mask(
+    grammars: Grammars, small: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Text after text explores more states than a lexer may hold; each goes on as with room for all."""
+    structure = Structure("regex", "([ab]{0,40}c[ab]{0,40}|[bc]{0,40}a[bc]{0,40}){0,30}")
+    monkeypatch.setattr(grammar, "MAX_STATES", 500)
+    compiled: list[Structure] = []
+    original = grammar._compile
+    monkeypatch.setattr(
+        grammar, "_compile", lambda s, tables, trial: compiled.append(s) or original(s, tables, trial=trial)
+    )
+    narrow = Grammars(small, small.vocab_size + 5)
+    rng = np.random.default_rng(0)
+    for _ in range(10):
+        wide, follower = grammars.follow(structure, ()), narrow.follow(structure, ())
+        for _ in range(40):
+            mask = wide.mask()
+            assert np.array_equal(mask, follower.mask())
+            token = int(rng.choice(allowed(mask)))
+            wide.push(token)
+            follower.push(token)
+    assert compiled.count(structure) > 2, "the lexer was never full"
 
 
 # --- what it holds ---

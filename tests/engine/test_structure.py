@@ -112,6 +112,13 @@ def test_requests_of_every_kind_in_one_batch_are_as_alone(lm: gpt2.LanguageModel
         thread.join()
     assert together == alone
 
+    async def awaited() -> list[Any]:
+        return await asyncio.gather(
+            *(lm.agenerate(prompt, **{"max_new_tokens": 300, "seed": 7, **o}) for prompt, o in requests)
+        )
+
+    assert [one if isinstance(one, list) else [one] for one in asyncio.run(awaited())] == alone
+
 
 def test_stop_strings_end_each_alternative_for_itself(lm: gpt2.LanguageModel) -> None:
     done = many(lm, regex="([a-z]{2,8} ){3,12}end", stop=(" ",), n=4)

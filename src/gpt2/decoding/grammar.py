@@ -22,8 +22,8 @@ import json
 import threading
 import weakref
 from collections import OrderedDict
-from collections.abc import Collection, Sequence
-from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, Protocol, TypeAlias
+from collections.abc import Callable, Collection, Sequence
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, Protocol, TypeAlias, TypeVar
 
 import numpy as np
 
@@ -35,13 +35,16 @@ if TYPE_CHECKING:
     from gpt2.decoding.params import SamplingParams
     from gpt2.decoding.tree import Bits
 
+T = TypeVar("T")
 Kind: TypeAlias = Literal["json_schema", "regex", "choice", "grammar"]
 
 MAX_BYTES: Final = 128 << 10
 """Of a grammar's text."""
 MAX_SECONDS: Final = 10.0
 """That a grammar may take to be understood."""
-KEPT: Final = 32
+MAX_STATES: Final = 50_000
+"""Of the lexer of one grammar, for all its texts; a state takes 1 to 2 kB."""
+KEPT: Final = 16
 """Grammars that are kept ready for the next request that has them."""
 # Some of llguidance's walks over a grammar recurse: 128 KiB of rules that each name the next one need about
 # 50 MB of stack, where the system's 8 MB end the process. The pages are taken only as they are touched.
@@ -103,13 +106,18 @@ class Grammars:
         Raises InvalidRequest with llguidance's words for a grammar that is wrong, cannot be satisfied, is too
         large, or takes too long.
         """
-        return Follower(self._matcher(structure), self._vocab_size, np.array(sorted(closers), dtype=np.int64))
+        return Follower(
+            self._matcher(structure),
+            lambda: self._matcher(structure, anew=True),
+            self._vocab_size,
+            np.array(sorted(closers), dtype=np.int64),
+        )
 
-    def _matcher(self, structure: Structure) -> llguidance.LLMatcher:
+    def _matcher(self, structure: Structure, *, anew: bool = False) -> llguidance.LLMatcher:
         with self._lock:
-            ready = self._ready.get(structure)
+            ready = None if anew else self._ready.get(structure)
         if ready is None:
-            ready = _compile(structure, self._tables_of_vocabulary())
+            ready = _compile(structure, self._tables_of_vocabulary(), trial=not anew)
         with self._lock:
             self._ready[structure] = ready
             self._ready.move_to_end(structure)
@@ -125,18 +133,32 @@ class Grammars:
 
 
 class Follower:
-    """A Masker (masked.py) that follows one text through a grammar."""
+    """A Masker (masked.py) that follows one text through a grammar.
 
-    def __init__(self, matcher: llguidance.LLMatcher, vocab_size: int, closers: np.ndarray) -> None:
+    The matchers of one grammar share what its lexer has learnt of it, and that has a limit. One that other
+    texts have filled must not end this one: at an error the grammar is read anew, and the text with it.
+    """
+
+    def __init__(
+        self,
+        matcher: llguidance.LLMatcher,
+        anew: Callable[[], llguidance.LLMatcher],
+        vocab_size: int,
+        closers: np.ndarray,
+        tokens: Sequence[int] = (),
+    ) -> None:
         self._matcher = matcher
+        self._anew = anew
         self._vocab_size = vocab_size
         self._closers = closers
+        self._tokens = list(tokens)
 
     def mask(self) -> Bits:
-        """The tokens that may come next, uint32 [W]; no bit where the grammar allows nothing more."""
-        words = np.frombuffer(self._matcher.compute_bitmask(), dtype="<u4")
-        if self._matcher.is_error():
-            raise _refusal("the grammar became too complex for the text so far", self._matcher.get_error())
+        """The tokens that may come next, uint32 [W]; no bit where the grammar allows nothing more.
+
+        Raises InvalidRequest where the grammar is too complex for the text so far.
+        """
+        words = np.frombuffer(self._asked(lambda matcher: matcher.compute_bitmask()), dtype="<u4")
         end = self._vocab_size  # the id after the last one stands for the end, see _tables()
         may_end = bool(words[end // 32] >> np.uint32(end % 32) & np.uint32(1))
         mask = words[: (end + 31) // 32].astype(np.uint32)
@@ -149,11 +171,22 @@ class Follower:
         return mask
 
     def push(self, token: int) -> None:
-        if not self._matcher.consume_token(token):
-            raise _refusal("the grammar does not take this token", self._matcher.get_error())
+        self._asked(lambda matcher: matcher.consume_token(token))
+        self._tokens.append(token)
 
     def fork(self) -> Follower:
-        return Follower(self._matcher.deep_copy(), self._vocab_size, self._closers)
+        matcher = self._matcher.deep_copy()
+        return Follower(matcher, self._anew, self._vocab_size, self._closers, self._tokens)
+
+    def _asked(self, ask: Callable[[llguidance.LLMatcher], T]) -> T:
+        answer = ask(self._matcher)
+        if self._matcher.is_error():
+            self._matcher = self._anew()
+            self._matcher.consume_tokens(self._tokens)
+            answer = ask(self._matcher)
+        if self._matcher.is_error():
+            raise _refusal("the grammar cannot be followed further", self._matcher.get_error())
+        return answer
 
 
 class _Wrapper:
@@ -189,9 +222,9 @@ def _tables(tokenizer: Vocabulary, vocab_size: int) -> llguidance.LLTokenizer:
     return llguidance.LLTokenizer(wrapper, n_vocab=vocab_size + 1, eos_token=vocab_size)
 
 
-def _compile(structure: Structure, tables: llguidance.LLTokenizer) -> llguidance.LLMatcher:
-    """The grammar at its beginning. In a thread with a large stack, of which nobody waits longer than
-    MAX_SECONDS."""
+def _compile(structure: Structure, tables: llguidance.LLTokenizer, *, trial: bool) -> llguidance.LLMatcher:
+    """The grammar at its beginning; trial: it is tried out. In a thread with a large stack, of which nobody
+    waits longer than MAX_SECONDS."""
     size = len(structure.text.encode("utf-8", "surrogatepass"))
     if size > MAX_BYTES:
         raise InvalidRequest(structure.kind, got=f"{size:,} bytes", expected=f"at most {MAX_BYTES:,}")
@@ -200,7 +233,8 @@ def _compile(structure: Structure, tables: llguidance.LLTokenizer) -> llguidance
     # more room than it needs.
     usual = threading.stack_size(_STACK_BYTES)
     try:
-        thread = threading.Thread(target=lambda: found.append(_understood(structure, tables)), daemon=True)
+        args = structure, tables, trial, found
+        thread = threading.Thread(target=_understood, args=args, daemon=True)
         thread.start()
     finally:
         threading.stack_size(usual)
@@ -212,20 +246,26 @@ def _compile(structure: Structure, tables: llguidance.LLTokenizer) -> llguidance
     return found[0]
 
 
-def _understood(structure: Structure, tables: llguidance.LLTokenizer) -> llguidance.LLMatcher | Exception:
+def _understood(
+    structure: Structure,
+    tables: llguidance.LLTokenizer,
+    trial: bool,
+    found: list[llguidance.LLMatcher | Exception],
+) -> None:
+    """Append what came of it; an error is raised by the thread that waits."""
     import llguidance
 
     try:
-        limits = llguidance.LLParserLimits(verbose_errors=False)
+        limits = llguidance.LLParserLimits(max_lexer_states=MAX_STATES, verbose_errors=False)
         matcher = llguidance.LLMatcher(tables, _source(structure), log_level=0, limits=limits)
-        trial = matcher.deep_copy()
-        if not trial.is_error():
-            trial.compute_bitmask()  # the first mask takes the longest, and finds what cannot begin
-        return _refusal(structure.kind, trial.get_error()) if trial.is_error() else matcher
+        tried = matcher.deep_copy()
+        if trial and not tried.is_error():
+            tried.compute_bitmask()  # the first mask takes the longest, and finds what cannot begin
+        found.append(_refusal(structure.kind, tried.get_error()) if tried.is_error() else matcher)
     except ValueError as error:
-        return _refusal(structure.kind, str(error))
-    except Exception as error:  # the caller's thread raises it
-        return error
+        found.append(_refusal(structure.kind, str(error)))
+    except Exception as error:
+        found.append(error)
 
 
 def _source(structure: Structure) -> str:

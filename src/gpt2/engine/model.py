@@ -19,6 +19,7 @@ import numpy.typing as npt
 from gpt2 import _native
 from gpt2.config import GPT2Config
 from gpt2.decoding import SamplingParams, Template, as_template
+from gpt2.decoding.grammar import structure_of
 from gpt2.decoding.params import Truncate
 from gpt2.engine.asynchronous import Dispatcher
 from gpt2.engine.generation import Generation
@@ -260,6 +261,7 @@ class LanguageModel:
             timeout=timeout,
             strategy=self._structures.strategy_for(params),
             heal=self._structures.heal if params.token_healing else None,
+            slow=structure_of(params) is not None,  # a stranger's grammar may take any time
         )
 
     def _encoded(self, prompts: Sequence[Prompt], params: SamplingParams) -> list[tuple[Ids, Cut | None]]:

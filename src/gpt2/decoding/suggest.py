@@ -19,12 +19,23 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from gpt2.decoding.healing import Healing, TokenIndex
+from gpt2.decoding.masked import allowed
+from gpt2.decoding.sampling import log_softmax
 from gpt2.decoding.tree import Ask, Emit, Extend, MakeStrategy, Wait
 
 if TYPE_CHECKING:
     from gpt2.decoding.params import SamplingParams
-    from gpt2.decoding.tree import Bits, Branch, Strategy, Tree
+    from gpt2.decoding.tree import Bits, Branch, Floats, Strategy, Tree
     from gpt2.protocols import FinishReason
+
+
+@dataclass(eq=False)
+class Prefix:
+    """A branch that stands behind a prompt, and what the model says comes next."""
+
+    branch: Branch
+    logits: Floats | None = None
+    """[V]; None where they are to be computed."""
 
 
 @dataclass(eq=False)
@@ -63,11 +74,11 @@ class _Child:
         return _Text(parent.branch.fork(), healing, tokens, logprobs)
 
 
-def suggesting(index: TokenIndex, rest: bytes, root: Branch | None = None) -> MakeStrategy:
+def suggesting(index: TokenIndex, rest: bytes, prefix: Prefix | None = None) -> MakeStrategy:
     """The strategy: n distinct texts that begin with `rest`, best first; the text after `rest` is not empty.
 
-    root: a branch that has the beginning of the prompt; it is left standing behind the prompt. The strategy's
-    own prompt is then what is missing.
+    prefix: a branch that has the beginning of the prompt; it is left standing behind the prompt, with its
+    logits. The strategy's own prompt is then what is missing: nothing, if the prefix has its logits.
 
     It wants params that are greedy and ask for log-probabilities. Alternatives that are not there (of a tiny
     vocabulary) end without a token.
@@ -75,9 +86,12 @@ def suggesting(index: TokenIndex, rest: bytes, root: Branch | None = None) -> Ma
 
     def strategy(tree: Tree, prompt: Sequence[int], params: SamplingParams, ends: frozenset[int]) -> Strategy:
         found: dict[bytes, _Text] = {}
-        start = root if root is not None else tree.open(prompt_length=len(prompt))
+        start = prefix if prefix is not None else Prefix(tree.open(prompt_length=len(prompt)))
+        if start.logits is None:
+            (answer,) = (yield Wait([Extend(start.branch, prompt, Ask("logits"))])) or []
+            start.logits = answer.logits[-1] if answer.logits is not None else None  # the window is full
         queue: list[_Child] = []
-        yield from _begin(queue, _Text(start, Healing(index, rest), [], []), prompt, params, index, ends)
+        yield from _begin(queue, start, Healing(index, rest), params, index, ends)
         while queue and len(found) < params.n:
             missing = params.n - len(found)
             batch, queue = [child.text() for child in queue[:missing]], queue[missing:]
@@ -95,36 +109,42 @@ def suggesting(index: TokenIndex, rest: bytes, root: Branch | None = None) -> Ma
 
 def _begin(
     queue: list[_Child],
-    root: _Text,
-    prompt: Sequence[int],
+    prefix: Prefix,
+    healing: Healing,
     params: SamplingParams,
     index: TokenIndex,
     ends: frozenset[int],
 ) -> Strategy:
     """Put the beginnings into the queue, most probable first: the first tokens, or where healing leaves fewer
     than n of them, first tokens with their next ones."""
-    texts, pending = [root], prompt
-    for _ in range(params.max_new_tokens):
-        asked = [
-            Ask("candidates", count=4 * params.n, normalise=True, mask=_open(text.healing, index, ends))
-            for text in texts
-        ]
-        answers = yield Wait(
-            [
-                Extend(text.branch, text.tokens[-1:] or pending, ask)
-                for text, ask in zip(texts, asked, strict=True)
-            ]
-        )
-        children = [
-            _Child(text, token, score)
-            for text, answer in zip(texts, answers or [], strict=True)
-            if answer.ids is not None and answer.scores is not None  # else the window is full
-            for token, score in zip(answer.ids.tolist(), answer.scores.tolist(), strict=True)
-        ]
-        queue[:] = sorted(children, key=lambda child: -child.total)
+    if prefix.logits is None:
+        return
+    root = _Text(prefix.branch, healing, [], [])
+    first = _best(prefix.logits, _open(healing, index, ends), 4 * params.n)
+    queue[:] = [_Child(root, token, logprob) for token, logprob in first]
+    for _ in range(1, params.max_new_tokens):
         if len(queue) >= params.n or not queue:
             return
         texts = [child.text() for child in queue]
+        answers = yield Wait([Extend(text.branch, text.tokens[-1:], Ask("logits")) for text in texts])
+        children = [
+            _Child(text, token, logprob)
+            for text, answer in zip(texts, answers or [], strict=True)
+            if answer.logits is not None  # else the window is full
+            for token, logprob in _best(answer.logits[-1], _open(text.healing, index, ends), 4 * params.n)
+        ]
+        queue[:] = sorted(children, key=lambda child: -child.total)
+
+
+def _best(logits: Floats, mask: Bits, count: int) -> list[tuple[int, float]]:
+    """The most probable of the allowed tokens, with their log-probabilities; ties by the lower id."""
+    ids = allowed(mask)
+    scores = logits[ids]
+    if ids.size > count:
+        ids = ids[scores >= np.partition(scores, ids.size - count)[ids.size - count]]
+    logprobs = log_softmax(logits)[ids]
+    order = np.argsort(-logprobs, kind="stable")[:count]
+    return [(int(ids[i]), float(logprobs[i])) for i in order]
 
 
 def _open(healing: Healing, index: TokenIndex, ends: frozenset[int]) -> Bits:

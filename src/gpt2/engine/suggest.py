@@ -1,8 +1,9 @@
 """Suggestions for one loaded model, and the prefixes that are kept for the next ones.
 
 Somebody who types asks again with a few letters more. So the branch of a prefix stays in the engine: the next
-request goes on from where the two agree, which leaves a token or two to compute, where the prefix cache alone
-(whole blocks of 64 tokens) would leave half a block. An idle branch holds blocks only until others need them.
+request goes on from where the two agree, which leaves a token or two to compute (none within a word, whose
+beginning healing takes back), where the prefix cache alone, of whole blocks of 64 tokens, would leave half a
+block. An idle branch holds blocks only until others need them.
 
 Knows how a strategy is driven, not how it chooses: that is decoding/suggest.py.
 """
@@ -17,7 +18,7 @@ from typing import Final
 from gpt2 import _native
 from gpt2.decoding import SamplingParams
 from gpt2.decoding.healing import Healed, TokenIndex
-from gpt2.decoding.suggest import suggesting
+from gpt2.decoding.suggest import Prefix, suggesting
 from gpt2.decoding.tree import Emit
 from gpt2.engine.branches import Driver, NativeBranch, NativeTree
 from gpt2.engine.generation import native_params
@@ -37,6 +38,7 @@ class _Kept:
         self.mailbox = _native.Mailbox(native)
         self.tree = NativeTree(self.mailbox, vocab_size, lambda _: own, lambda _: False, salt=salt)
         self.root: NativeBranch = self.tree.open()
+        self.prefix = Prefix(self.root)
 
     def common(self, prompt: Sequence[int]) -> int:
         """How many tokens of the prompt are computed; at least its last one is not."""
@@ -46,11 +48,13 @@ class _Kept:
     def run(
         self, prompt: list[int], rest: bytes, index: TokenIndex, params: SamplingParams, ends: frozenset[int]
     ) -> list[Emit]:
-        common = self.common(prompt)
-        if common < len(self.tokens):
-            self.root.rewind(common)
-        self.tokens = prompt
-        driver = Driver(suggesting(index, rest, self.root)(self.tree, prompt[common:], params, ends))
+        missing: list[int] = []
+        if prompt != self.tokens:
+            common = self.common(prompt)
+            if common < len(self.tokens):
+                self.root.rewind(common)
+            self.tokens, self.prefix.logits, missing = prompt, None, prompt[common:]
+        driver = Driver(suggesting(index, rest, self.prefix)(self.tree, missing, params, ends))
         emits = driver.start()
         while not driver.ended:
             for event in self.mailbox.wait():

@@ -220,3 +220,11 @@ class LogitsProcessor(Protocol):
     def __call__(self, ids: Sequence[int], logits: Floats, /) -> Floats:
         """ids: prompt and generated tokens so far; logits: float32 [V], not changed in place. Returns [V]."""
         ...
+
+
+class StoppingCriteria(Protocol):
+    """Says where a text ends, beside stop strings and lengths."""
+
+    def __call__(self, ids: Sequence[int], /) -> bool:
+        """ids: prompt and generated tokens so far. True: the last of them is the last of the text."""
+        ...

@@ -283,6 +283,17 @@ _ROWS = (
         "Draw this many alternatives and keep the n whose tokens are on average the most probable.",
     ),
     _row(
+        "prompt_lookup_num_tokens", int, None, optional(integer(1, 64)), "a whole number in [1, 64]",
+        "Guess up to this many tokens from what followed the last ones earlier in the text, and check them "
+        "in one step: the same text, sooner where it repeats.",
+        paper="Saxena 2023, Prompt Lookup Decoding", hint="prompt_lookup_num_tokens=8",
+    ),
+    _row(
+        "max_matching_ngram_size", int, None, optional(integer(1, 64)), "a whole number in [1, 64]",
+        "So many tokens are compared for prompt_lookup_num_tokens, or fewer where so many have not occurred; "
+        "2 unless given.",
+    ),
+    _row(
         "do_sample", bool, None, optional(boolean), "true or false",
         "False is greedy, as temperature 0 is; beams draw only if it is true.",
     ),

@@ -58,6 +58,11 @@ class SamplingParams:
     """Another name of n; read n."""
     best_of: int | None = None
     """Draw this many alternatives and keep the n whose tokens are on average the most probable."""
+    prompt_lookup_num_tokens: int | None = None
+    """Guess up to this many tokens from what followed the last ones earlier in the text, and check them in
+    one step. The text is the same, sooner where it repeats; None: no."""
+    max_matching_ngram_size: int | None = None
+    """So many tokens are compared for that, or fewer where so many have not occurred; None: 2."""
     do_sample: bool | None = None
     """False is greedy, as temperature 0 is; beams draw only if it is true. None: by temperature, for beams
     no."""

@@ -16,6 +16,7 @@ _STRATEGIES: Final[Mapping[str, Callable[[Any], bool]]] = {
     "dola_layers": lambda p: p.dola_layers is not None,
     "guidance_scale": lambda p: p.guidance_scale not in (None, 1.0),
     "best_of": lambda p: p.best_of is not None,
+    "prompt_lookup_num_tokens": lambda p: p.prompt_lookup_num_tokens is not None,
     "json_schema": lambda p: p.json_schema is not None,
     "regex": lambda p: p.regex is not None,
     "choice": lambda p: bool(p.choice),
@@ -67,6 +68,14 @@ def check(params: Any) -> None:
         if params.n > 1:
             _contradiction(params, "penalty_alpha", "n", "n=1, since nothing is drawn")
     _check_guidance(params)
+    if params.max_matching_ngram_size is not None and params.prompt_lookup_num_tokens is None:
+        _contradiction(
+            params,
+            "max_matching_ngram_size",
+            "prompt_lookup_num_tokens",
+            "both or neither",
+            "prompt_lookup_num_tokens=8",
+        )
     if params.best_of is not None:
         if params.best_of < params.n:
             _contradiction(params, "best_of", "n", "best_of >= n")

@@ -9,9 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from gpt2.decoding.params import SamplingParams
+from gpt2.decoding.speculation import prompt_lookup
 from gpt2.decoding.tree import MakeStrategy
 
-TABLE: tuple[tuple[Callable[[SamplingParams], bool], MakeStrategy], ...] = ()
+TABLE: tuple[tuple[Callable[[SamplingParams], bool], MakeStrategy], ...] = (
+    (lambda p: p.prompt_lookup_num_tokens is not None, prompt_lookup),
+)
 """(whether it is asked for, what makes it); the first that is asked for is taken."""
 
 

@@ -17,8 +17,9 @@ from typing import TypeAlias
 from gpt2 import _native
 from gpt2.engine.branches import BranchEvent
 from gpt2.engine.generation import Generation
+from gpt2.engine.post import Post
 from gpt2.engine.prompts import Ids
-from gpt2.engine.requests import Request
+from gpt2.engine.requests import Key, Request
 from gpt2.engine.run import Event
 from gpt2.protocols import Chunk, Cut
 
@@ -26,6 +27,7 @@ UNREAD = 256
 """Chunks of one prompt that may wait to be read; then its generation pauses until half of them are."""
 
 Item: TypeAlias = "tuple[int, Chunk] | BaseException"
+Delivered: TypeAlias = "tuple[Key, Event | BranchEvent]"
 
 
 class _Reader:
@@ -35,7 +37,7 @@ class _Reader:
     def __init__(self) -> None:
         self.loop = asyncio.get_running_loop()
         self.queue: asyncio.Queue[Item] = asyncio.Queue()
-        self.requests: set[int] = set()
+        self.keys: set[Key] = set()
         self.live = 0  # requests that have not ended
         self.unread = 0  # chunks that were sent and not taken out of the queue
         self.paused = False
@@ -57,8 +59,8 @@ class Dispatcher:
         self._native = native
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
-        self._mailbox: _native.Mailbox | None = None
-        self._active: dict[int, _Entry] = {}
+        self._post: Post | None = None
+        self._active: dict[Key, _Entry] = {}
         self._thread: threading.Thread | None = None
         self._workers: ThreadPoolExecutor | None = None
 
@@ -87,21 +89,22 @@ class Dispatcher:
         self, generation: Generation, prompts: Sequence[tuple[Ids, Cut | None]], reader: _Reader
     ) -> None:
         with self._lock:
-            if self._mailbox is None:
-                self._mailbox = _native.Mailbox(self._native)
+            if self._post is None:
+                self._post = Post(self._native)
             for at, (ids, cut) in enumerate(prompts):
-                request = generation.submit(self._mailbox, at, ids, cut)
-                self._active[request.number] = _Entry(request, reader)
-                reader.requests.add(request.number)
+                request = generation.submit(self._post, at, ids, cut)
+                entry = _Entry(request, reader)
+                self._active |= dict.fromkeys(request.keys, entry)
+                reader.keys.update(request.keys)
                 reader.live += 1
                 for chunk in request.start():
                     reader.unread += 1
                     reader.queue.put_nowait(chunk)
                 if not request.live:
-                    self._end(self._active[request.number])
+                    self._end(entry)
             if self._thread is None:
                 self._thread = threading.Thread(
-                    target=self._drive, args=(self._mailbox,), name="gpt2-async", daemon=True
+                    target=self._drive, args=(self._post,), name="gpt2-async", daemon=True
                 )
                 self._thread.start()
             self._changed.notify()
@@ -114,12 +117,13 @@ class Dispatcher:
 
     def _pause(self, reader: _Reader, paused: bool) -> None:
         reader.paused = paused
-        for request in reader.requests:
-            if self._mailbox is not None:
-                self._mailbox.pause(request, paused)
+        for key in reader.keys:
+            if self._post is not None:
+                self._post.pause(key, paused)
 
     def _end(self, entry: _Entry) -> None:
-        if self._active.pop(entry.request.number, None) is not None:
+        ended = [self._active.pop(key, None) for key in entry.request.keys]
+        if ended[0] is not None:
             entry.reader.live -= 1
 
     def _forget(self, reader: _Reader) -> None:
@@ -129,17 +133,18 @@ class Dispatcher:
                 if entry.busy.acquire(blocking=False):
                     entry.request.close()
                     entry.busy.release()
-                elif self._mailbox is not None:  # its worker closes it
-                    self._mailbox.cancel(entry.request.number)
+                elif self._post is not None:  # its worker closes it
+                    for key in entry.request.keys:
+                        self._post.cancel(key)
             self._changed.notify()
 
-    def _drive(self, mailbox: _native.Mailbox) -> None:
+    def _drive(self, post: Post) -> None:
         """The background thread."""
         while True:
             try:
-                events = mailbox.wait()
+                events = post.wait()
             except BaseException as error:  # whatever it is, the coroutines must not wait for ever
-                self._fail(mailbox, error)
+                self._fail(post, error)
                 return
             with self._lock:
                 if events:
@@ -150,32 +155,32 @@ class Dispatcher:
                         self._workers.shutdown(wait=False)
                         self._workers = None
                     return
-                elif mailbox.live == 0:  # all that there is waits for a worker
+                elif post.live == 0:  # all that there is waits for a worker
                     self._changed.wait()
 
-    def _deliver(self, events: list[Event | BranchEvent]) -> None:
+    def _deliver(self, events: list[Delivered]) -> None:
         items: list[tuple[_Reader, Item]] = []
-        slow: dict[int, list[Event | BranchEvent]] = {}
-        for event in events:
-            entry = self._active.get(event[0])
+        slow: dict[Key, list[Delivered]] = {}
+        for key, event in events:
+            entry = self._active.get(key)
             if entry is None:
                 continue
             if entry.request.slow:
-                slow.setdefault(event[0], []).append(event)
+                slow.setdefault(key, []).append((key, event))
             else:
-                items += self._items(entry, _step(entry.request, [event]))
-        for number, some in slow.items():
+                items += self._items(entry, _step(entry.request, [(key, event)]))
+        for key, some in slow.items():
             if self._workers is None:
                 self._workers = ThreadPoolExecutor(thread_name_prefix="gpt2-async-worker")
-            self._workers.submit(self._work, self._active[number], some)
+            self._workers.submit(self._work, self._active[key], some)
         _send(items)
 
-    def _work(self, entry: _Entry, events: list[Event | BranchEvent]) -> None:
+    def _work(self, entry: _Entry, events: list[Delivered]) -> None:
         """A step of a slow request, on a worker's thread."""
         with entry.busy:
             got = _step(entry.request, events)
             with self._lock:
-                if entry.request.number in self._active:
+                if entry.request.keys[0] in self._active:
                     _send(self._items(entry, got))
                 else:
                     entry.request.close()
@@ -190,24 +195,24 @@ class Dispatcher:
             self._pause(reader, True)
         return [(reader, item) for item in got]
 
-    def _fail(self, mailbox: _native.Mailbox, error: BaseException) -> None:
+    def _fail(self, post: Post, error: BaseException) -> None:
         with self._lock:
-            self._thread = self._mailbox = None
+            self._thread = self._post = None
             readers = {id(entry.reader): entry.reader for entry in self._active.values()}
             self._active.clear()
-            mailbox.close()
+            post.close()
             for reader in readers.values():
                 reader.live = 0
                 reader.unread += 1
                 _send([(reader, error)])
 
 
-def _step(request: Request, events: list[Event | BranchEvent]) -> list[Item]:
+def _step(request: Request, events: list[Delivered]) -> list[Item]:
     """What some events bring; an error ends the request, and is the last item."""
     items: list[Item] = []
     try:
-        for event in events:
-            items += request.accept(event)
+        for key, event in events:
+            items += request.accept(key, event)
     except Exception as error:
         items.append(error)
     return items

@@ -34,11 +34,12 @@ FULL = Answer(full=True)
 class NativeBranch:
     """One branch of one request in an engine; see decoding.tree.Branch."""
 
-    __slots__ = ("_length", "number", "slides", "tree")
+    __slots__ = ("_length", "alternative", "number", "slides", "tree")
 
-    def __init__(self, tree: NativeTree, number: int, length: int, slides: int) -> None:
+    def __init__(self, tree: NativeTree, number: int, alternative: int, length: int, slides: int) -> None:
         self.tree = tree
         self.number = number
+        self.alternative = alternative
         self.slides = slides
         """How often its window has slid."""
         self._length = length
@@ -50,7 +51,8 @@ class NativeBranch:
     def fork(self, *, alternative: int | None = None) -> NativeBranch:
         tree = self.tree
         number = tree.mailbox.fork(tree.request, self.number, alternative)
-        return tree.added(NativeBranch(tree, number, self._length, self.slides))
+        draws = self.alternative if alternative is None else alternative
+        return tree.added(NativeBranch(tree, number, draws, self._length, self.slides))
 
     def rewind(self, length: int) -> None:
         self.tree.mailbox.rewind(self.tree.request, self.number, length)
@@ -85,12 +87,15 @@ class NativeTree:
         native_params: Callable[[SamplingParams | None], _native.SamplerParams],
         ended: Callable[[Sequence[int]], bool],
         *,
+        place: int = 0,
         slide: bool = False,
         share_prefix: bool = True,
         salt: str = "",
         timeout: float | None = None,
     ) -> None:
         self.mailbox = mailbox
+        self.place = place
+        """Of the mailbox, in its reader's Post."""
         self.request = mailbox.begin(slide, share_prefix, salt, timeout or 0.0)
         self.branches: dict[int, NativeBranch] = {}
         self._vocab_size = vocab_size
@@ -106,7 +111,7 @@ class NativeTree:
     ) -> NativeBranch:
         native = self._native_params(params)
         number = self.mailbox.open(self.request, native, alternative, prompt_length or 0)
-        return self.added(NativeBranch(self, number, 0, 0))
+        return self.added(NativeBranch(self, number, alternative, 0, 0))
 
     def rules(
         self, logits: Floats, branch: Branch, *, normalise: bool = False, draw_rules: bool = True
@@ -152,7 +157,7 @@ class Driver:
         return self._advance(None)
 
     def accept(self, tree: NativeTree, event: BranchEvent) -> list[Emit]:
-        """Take the answer for one branch; when it is the last that the strategy waits for, go on."""
+        """Take the answer for one branch of a tree; when it is the last that it waits for, go on."""
         _, number, slides, reply, error = event
         if error is not None or reply is None:
             self.close()

@@ -16,11 +16,13 @@ from gpt2 import _native
 from gpt2.config import GPT2Config
 from gpt2.decoding import SamplingParams
 from gpt2.decoding.healing import Healed
+from gpt2.decoding.speculation import assisted
 from gpt2.decoding.strategies import strategy_for
 from gpt2.decoding.tree import MakeStrategy
 from gpt2.engine.branches import Driver, NativeTree
+from gpt2.engine.post import Post
 from gpt2.engine.prompts import Ids, end_ids
-from gpt2.engine.requests import DrivenRequest, PlainRequest, Request
+from gpt2.engine.requests import DrivenRequest, Key, PlainRequest, Request
 from gpt2.engine.run import Run, stops_in
 from gpt2.errors import Overloaded
 from gpt2.protocols import Chunk, Cut
@@ -62,13 +64,15 @@ class Generation:
         timeout: float | None = None,
         strategy: MakeStrategy | None = None,
         slow: bool = False,
+        assistant: _native.Engine | None = None,
         heal: Callable[[Sequence[int]], Healed] | None = None,
     ) -> None:
-        """strategy: instead of the one that the options ask for; slow: it runs a caller's code; heal: how it
-        takes tokens of a prompt back, if it does."""
+        """strategy: instead of the one that the options ask for; slow: it runs a caller's code; assistant:
+        guesses the tokens; heal: how it takes tokens of a prompt back, if it does."""
         self._native = native
         self._strategy = strategy if strategy is not None else strategy_for(params)
         self._slow = slow
+        self._assistant = assistant
         self._heal = heal
         self._vocab_size = config.vocab_size
         self._tokenizer = tokenizer
@@ -87,69 +91,78 @@ class Generation:
         """(prompt index, chunk) of every alternative of every prompt, as they come; closing the iterator
         abandons the rest."""
         waiting = deque(enumerate(prompts))
-        active: dict[int, Request] = {}
-        mailbox = _native.Mailbox(self._native)
+        active: dict[Key, Request] = {}
+        post = Post(self._native)
         try:
             while waiting or active:
                 while waiting and sum(request.live for request in active.values()) < IN_FLIGHT:
                     at, (ids, cut) = waiting[0]
                     if self.empty:
                         yield from self.nothing(at, ids, cut)
-                    elif (request := self._begin(mailbox, at, ids, cut, bool(active))) is None:
+                    elif (request := self._begin(post, at, ids, cut, bool(active))) is None:
                         break
                     else:
-                        active[request.number] = request
+                        active |= dict.fromkeys(request.keys, request)
                         yield from request.start()
-                        if not request.live:
-                            del active[request.number]
+                        _remove_if_ended(active, request)
                     waiting.popleft()
-                for event in mailbox.wait() if active else ():
-                    if (request := active.get(event[0])) is None:
+                for key, event in post.wait() if active else ():
+                    if (request := active.get(key)) is None:
                         continue  # it ended before the engine knew
-                    yield from request.accept(event)
-                    if not request.live:
-                        del active[request.number]
+                    yield from request.accept(key, event)
+                    _remove_if_ended(active, request)
         finally:
             for request in active.values():
                 request.close()
-            mailbox.close()
+            post.close()
 
-    def _begin(
-        self, mailbox: _native.Mailbox, at: int, ids: Ids, cut: Cut | None, may_wait: bool
-    ) -> Request | None:
+    def _begin(self, post: Post, at: int, ids: Ids, cut: Cut | None, may_wait: bool) -> Request | None:
         """Submit a prompt; None when the queue is full and it may be tried again."""
         try:
-            return self.submit(mailbox, at, ids, cut)
+            return self.submit(post, at, ids, cut)
         except Overloaded:
             if may_wait:
                 return None
             raise
 
-    def submit(self, mailbox: _native.Mailbox, at: int, ids: Ids, cut: Cut | None) -> Request:
+    def submit(self, post: Post, at: int, ids: Ids, cut: Cut | None) -> Request:
         """Submit a prompt. The prompt is encoded once for all its alternatives."""
-        slide = self._params.overflow == "slide"
-        if self._strategy is None:
+        drafts = self._tree(post, self._assistant) if self._assistant is not None else None
+        make = self._strategy if drafts is None else assisted(drafts)
+        if make is None:
+            _, mailbox = post.box(self._native)
             number = mailbox.submit(
                 ids,
                 self._native_params,
                 max_new_tokens=self._params.max_new_tokens,
                 alternatives=self._params.n,
-                slide=slide,
+                slide=self._params.overflow == "slide",
                 salt=self._salt,
                 timeout=self._timeout or 0.0,
             )
             return PlainRequest(mailbox, number, self._runs(at, ids, cut))
-        tree = NativeTree(
+        try:
+            tree = self._tree(post, self._native)
+        except BaseException:
+            if drafts is not None:
+                drafts.mailbox.cancel(drafts.request)
+            raise
+        trees = [tree] if drafts is None else [tree, drafts]
+        driver = Driver(make(tree, ids.tolist(), self._params, self._ends))
+        return DrivenRequest(trees, driver, self._runs(at, ids, cut), slow=self._slow)
+
+    def _tree(self, post: Post, native: _native.Engine) -> NativeTree:
+        place, mailbox = post.box(native)
+        return NativeTree(
             mailbox,
             self._vocab_size,
             self._params_of,
             stops_in(self._params, self._tokenizer),
-            slide=slide,
+            place=place,
+            slide=self._params.overflow == "slide",
             salt=self._salt,
             timeout=self._timeout,
         )
-        driver = Driver(self._strategy(tree, ids.tolist(), self._params, self._ends))
-        return DrivenRequest(tree, driver, self._runs(at, ids, cut), slow=self._slow)
 
     def _params_of(self, params: SamplingParams | None) -> _native.SamplerParams:
         """Those of a branch; they draw with the request's seed unless they name one."""
@@ -185,3 +198,9 @@ class Generation:
     def empty(self) -> bool:
         """No token is asked for."""
         return self._params.max_new_tokens == 0
+
+
+def _remove_if_ended(active: dict[Key, Request], request: Request) -> None:
+    if not request.live:
+        for key in request.keys:
+            active.pop(key, None)

@@ -23,6 +23,7 @@ from gpt2.decoding.grammar import structure_of
 from gpt2.decoding.params import Truncate
 from gpt2.engine.asynchronous import Dispatcher
 from gpt2.engine.generation import Generation
+from gpt2.engine.helpers import NO_HELPERS, Helpers
 from gpt2.engine.prompts import (
     Ids,
     Prompt,
@@ -33,12 +34,23 @@ from gpt2.engine.prompts import (
     start_id,
     too_long,
 )
+from gpt2.engine.results import results, without_index, without_index_async
 from gpt2.engine.session import Session
 from gpt2.engine.stats import EngineStats
 from gpt2.engine.structure import Structures
 from gpt2.engine.suggest import Suggester
 from gpt2.errors import InvalidRequest, PromptTooLong, TokenizerError
-from gpt2.protocols import Chunk, Completion, Cut, NextToken, Pooling, Score, Suggestion
+from gpt2.protocols import (
+    Chunk,
+    Completion,
+    Cut,
+    LogitsProcessor,
+    NextToken,
+    Pooling,
+    Score,
+    StoppingCriteria,
+    Suggestion,
+)
 from gpt2.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -119,6 +131,9 @@ class LanguageModel:
         preset: str | None = None,
         salt: str = "",
         timeout: float | None = None,
+        logits_processors: Sequence[LogitsProcessor] = (),
+        stopping_criteria: Sequence[StoppingCriteria] = (),
+        assistant_model: LanguageModel | None = None,
         **options: Any,
     ) -> Completion | list[Completion]:
         """Continue a prompt (text or token ids), or each of a sequence of them.
@@ -131,14 +146,20 @@ class LanguageModel:
             salt: computed prefixes are shared with requests of the same salt alone. Nobody learns from the
                 time of an answer what others with another salt have asked.
             timeout: seconds that a prompt may wait in the queue before it is begun; None is any time.
+            logits_processors: change the logits before each draw, in their order and before the rules of the
+                options. Called from whatever thread runs the request.
+            stopping_criteria: end a text, beside stop strings and lengths; finish_reason "stop".
+            assistant_model: a smaller model with the same vocabulary that guesses the next tokens; the text
+                is the same, sooner if many guesses are right.
 
         Raises:
             InvalidRequest (PromptTooLong, UnknownOption), Overloaded, DeadlineExpired, OutOfMemory.
         """
         one, prompts = _prompts(prompt)
+        helpers = Helpers(logits_processors, stopping_criteria, assistant_model)
         chosen = _params(params, preset, options)
-        chunks = self._generation(chosen, salt, timeout).run(self._encoded(prompts, chosen))
-        return _results(list(chunks), one and chosen.n == 1)
+        chunks = self._generation(chosen, salt, timeout, helpers=helpers).run(self._encoded(prompts, chosen))
+        return results(list(chunks), one and chosen.n == 1)
 
     def stream(
         self,
@@ -148,15 +169,19 @@ class LanguageModel:
         preset: str | None = None,
         salt: str = "",
         timeout: float | None = None,
+        logits_processors: Sequence[LogitsProcessor] = (),
+        stopping_criteria: Sequence[StoppingCriteria] = (),
+        assistant_model: LanguageModel | None = None,
         **options: Any,
     ) -> Iterator[Chunk]:
         """The same continuation as generate(), piece by piece; with n > 1 the alternatives take turns.
 
         Wrong arguments raise here, not at the first piece. Close the iterator to abandon the rest.
         """
+        helpers = Helpers(logits_processors, stopping_criteria, assistant_model)
         chosen = _params(params, preset, options)
-        chunks = self._generation(chosen, salt, timeout).run(self._encoded([prompt], chosen))
-        return _without_index(chunks)
+        chunks = self._generation(chosen, salt, timeout, helpers=helpers).run(self._encoded([prompt], chosen))
+        return without_index(chunks)
 
     async def agenerate(
         self,
@@ -166,14 +191,18 @@ class LanguageModel:
         preset: str | None = None,
         salt: str = "",
         timeout: float | None = None,
+        logits_processors: Sequence[LogitsProcessor] = (),
+        stopping_criteria: Sequence[StoppingCriteria] = (),
+        assistant_model: LanguageModel | None = None,
         **options: Any,
     ) -> Completion | list[Completion]:
         """generate() for asyncio. Cancelling the task frees what its requests hold within one step."""
         one, prompts = _prompts(prompt)
+        helpers = Helpers(logits_processors, stopping_criteria, assistant_model)
         chosen = _params(params, preset, options)
-        generation = self._generation(chosen, salt, timeout)
+        generation = self._generation(chosen, salt, timeout, helpers=helpers)
         chunks = [c async for c in self._async.run(generation, self._encoded(prompts, chosen))]
-        return _results(chunks, one and chosen.n == 1)
+        return results(chunks, one and chosen.n == 1)
 
     def astream(
         self,
@@ -183,12 +212,16 @@ class LanguageModel:
         preset: str | None = None,
         salt: str = "",
         timeout: float | None = None,
+        logits_processors: Sequence[LogitsProcessor] = (),
+        stopping_criteria: Sequence[StoppingCriteria] = (),
+        assistant_model: LanguageModel | None = None,
         **options: Any,
     ) -> AsyncIterator[Chunk]:
         """stream() for asyncio. A reader that lags is waited for; the others go on."""
+        helpers = Helpers(logits_processors, stopping_criteria, assistant_model)
         chosen = _params(params, preset, options)
-        generation = self._generation(chosen, salt, timeout)
-        return _without_index_async(self._async.run(generation, self._encoded([prompt], chosen)))
+        generation = self._generation(chosen, salt, timeout, helpers=helpers)
+        return without_index_async(self._async.run(generation, self._encoded([prompt], chosen)))
 
     def session(
         self,
@@ -235,6 +268,7 @@ class LanguageModel:
         params: SamplingParams,
         salt: str,
         timeout: float | None,
+        helpers: Helpers = NO_HELPERS,
     ) -> Generation:
         if self._tokenizer is None and params.stop:
             raise InvalidRequest(
@@ -259,9 +293,11 @@ class LanguageModel:
             seed,
             salt=salt,
             timeout=timeout,
-            strategy=self._structures.strategy_for(params),
             heal=self._structures.heal if params.token_healing else None,
-            slow=structure_of(params) is not None,  # a stranger's grammar may take any time
+            strategy=helpers.strategy(self._structures.strategy_for(params), params),
+            # A caller's code, and a stranger's grammar, may take any time.
+            slow=helpers.custom or structure_of(params) is not None,
+            assistant=helpers.assistant_of(self),
         )
 
     def _encoded(self, prompts: Sequence[Prompt], params: SamplingParams) -> list[tuple[Ids, Cut | None]]:
@@ -444,25 +480,3 @@ def _prompts(prompt: Prompt | Sequence[Prompt]) -> tuple[bool, list[Prompt]]:
     """Whether one prompt was given, and all of them."""
     one = is_one_prompt(prompt)
     return one, [cast(Prompt, prompt)] if one else list(cast("Sequence[Prompt]", prompt))
-
-
-def _results(chunks: Iterable[tuple[int, Chunk]], one: bool) -> Completion | list[Completion]:
-    done = {(at, c.index): c.completion for at, c in chunks if c.completion is not None}
-    ordered = [done[key] for key in sorted(done)]
-    return ordered[0] if one else ordered
-
-
-def _without_index(chunks: Iterator[tuple[int, Chunk]]) -> Iterator[Chunk]:
-    try:
-        for _, chunk in chunks:
-            yield chunk
-    finally:
-        chunks.close()  # type: ignore[attr-defined]
-
-
-async def _without_index_async(chunks: AsyncIterator[tuple[int, Chunk]]) -> AsyncIterator[Chunk]:
-    try:
-        async for _, chunk in chunks:
-            yield chunk
-    finally:
-        await chunks.aclose()  # type: ignore[attr-defined]

@@ -15,6 +15,9 @@ from gpt2.engine.branches import BranchEvent, Driver, NativeTree, unfinished
 from gpt2.engine.run import Event, Run
 from gpt2.protocols import Chunk
 
+Key: TypeAlias = tuple[int, int]
+"""A mailbox's place in its reader's Post and a request's number there."""
+
 Chunks: TypeAlias = list[tuple[int, Chunk]]
 """(prompt index, chunk), in the order in which they became certain."""
 
@@ -22,8 +25,8 @@ Chunks: TypeAlias = list[tuple[int, Chunk]]
 class Request(Protocol):
     """One prompt that is being generated, all its alternatives."""
 
-    number: int
-    """In its mailbox."""
+    keys: list[Key]
+    """By which its events are known; the first is the model's."""
     slow: bool
     """Its steps run a caller's code, which may take any time."""
 
@@ -34,7 +37,7 @@ class Request(Protocol):
 
     def start(self) -> Chunks: ...
 
-    def accept(self, event: Event | BranchEvent) -> Chunks:
+    def accept(self, key: Key, event: Event | BranchEvent) -> Chunks:
         """Raises the error of the request; it has ended then."""
         ...
 
@@ -49,7 +52,7 @@ class PlainRequest:
     slow = False
 
     def __init__(self, mailbox: _native.Mailbox, number: int, runs: Iterable[Run]) -> None:
-        self.number = number
+        self.keys = [(0, number)]
         self._mailbox = mailbox
         self._runs = {run.index: run for run in runs}
 
@@ -60,7 +63,7 @@ class PlainRequest:
     def start(self) -> Chunks:
         return []
 
-    def accept(self, event: Event | BranchEvent) -> Chunks:
+    def accept(self, key: Key, event: Event | BranchEvent) -> Chunks:
         run = self._runs.get(event[1])
         if run is None:
             return []  # a stop string ended it before the engine knew
@@ -71,21 +74,23 @@ class PlainRequest:
             raise
         if run.finish is not None:
             del self._runs[run.index]
-            self._mailbox.cancel(self.number, run.index)
+            self._mailbox.cancel(self.keys[0][1], run.index)
         return [(run.prompt_index, chunk)]
 
     def close(self) -> None:
         self._runs.clear()
-        self._mailbox.cancel(self.number)
+        self._mailbox.cancel(self.keys[0][1])
 
 
 class DrivenRequest:
     """A request that a strategy decodes."""
 
-    def __init__(self, tree: NativeTree, driver: Driver, runs: Iterable[Run], *, slow: bool) -> None:
-        self.number = tree.request
+    def __init__(
+        self, trees: Sequence[NativeTree], driver: Driver, runs: Iterable[Run], *, slow: bool
+    ) -> None:
+        self.keys = [(tree.place, tree.request) for tree in trees]
         self.slow = slow
-        self._tree = tree
+        self._trees = dict(zip(self.keys, trees, strict=True))
         self._driver = driver
         self._runs = {run.index: run for run in runs}
 
@@ -96,15 +101,22 @@ class DrivenRequest:
     def start(self) -> Chunks:
         return self._chunks(self._driver.start)
 
-    def accept(self, event: Event | BranchEvent) -> Chunks:
+    def accept(self, key: Key, event: Event | BranchEvent) -> Chunks:
         if not self._runs:
             return []
-        return self._chunks(lambda: self._driver.accept(self._tree, cast(BranchEvent, event)))
+        return self._chunks(lambda: self._driver.accept(self._trees[key], cast(BranchEvent, event)))
 
     def close(self) -> None:
         self._runs.clear()
         self._driver.close()
-        self._tree.mailbox.cancel(self.number)
+        for tree in self._trees.values():
+            tree.mailbox.cancel(tree.request)
+
+    def _slides(self, emit: Emit) -> int:
+        """How often the window of the alternative's branches has slid."""
+        branches = self._trees[self.keys[0]].branches.values()
+        own = [branch.slides for branch in branches if branch.alternative == emit.alternative]
+        return max(own or [branch.slides for branch in branches], default=0)
 
     def _chunks(self, go_on: Callable[[], Sequence[Emit]]) -> Chunks:
         try:
@@ -113,7 +125,7 @@ class DrivenRequest:
                 run = self._runs.get(emit.alternative)
                 if run is None:
                     continue  # a stop string ended it before the strategy knew
-                out.append((run.prompt_index, run.emitted(emit)))
+                out.append((run.prompt_index, run.emitted(emit, self._slides(emit))))
                 if run.finish is not None:
                     del self._runs[run.index]
             if self._driver.ended and self._runs:

@@ -68,9 +68,9 @@ class Run:
             self.finish = "context"
         return self.chunk(text, 1)
 
-    def emitted(self, emit: Emit) -> Chunk:
+    def emitted(self, emit: Emit, slides: int) -> Chunk:
         """Take what a strategy says is certain; what comes after the end of the text is left away."""
-        self.slides = max(self.slides, emit.slides)
+        self.slides = max(self.slides, emit.slides, slides)
         text, taken = "", 0
         for at, token in enumerate(emit.tokens):
             if self.finish is not None:

@@ -5,9 +5,12 @@
 --vocabulary: a folder with GPT-2's encoder.json + vocab.bpe (or vocab.json + merges.txt); the model has the
 124M shape and random weights, which cost what trained ones cost, or is --checkpoint.
 
-The mask is everything that a grammar adds to a step: llguidance's, what is made of it here, and one token
-more. It is timed along texts that a random choice among the allowed tokens writes, and set beside the median
-step of the same model without a grammar. Suggestions are timed as an editor asks for them: the prefix is in
+The mask is what a grammar adds to a step before it: llguidance's, what is made of it here, and one token
+more. It is timed along texts that a random choice among the allowed tokens writes, with the processor's
+caches emptied before each, as a step of the model leaves them, and set beside the median step of the same
+model without a grammar. Then whole steps with and without a grammar take turns.
+
+Suggestions are timed as an editor asks for them, letter by letter: the prefix is in
 the cache but for its last tokens, which change with every request. Medians and 90th percentiles. Prints
 tables and, last, one line of JSON.
 """
@@ -42,6 +45,14 @@ from decoding.structures import judges  # the folder is not a package's
 
 WORDS = "the old man went down to river and saw that his boat was gone so he sat by water until night came"
 CONTEXT = 256
+EVICT = np.ones(40_000_000, dtype=np.float32)
+"""Reading it fills the caches with something else."""
+WHOLE = {
+    "JSON strings": {
+        "json_schema": {"type": "array", "items": {"type": "string", "maxLength": 300}, "minItems": 50}
+    },
+    "letters": {"regex": "[a-zA-Z ,.]{400}"},
+}
 
 
 def model(args: argparse.Namespace, folder: Path) -> gpt2.LanguageModel:
@@ -60,11 +71,11 @@ def milliseconds(seconds: list[float]) -> tuple[float, float]:
     return statistics.median(seconds) * 1e3, sorted(seconds)[len(seconds) * 9 // 10] * 1e3
 
 
-def step_times(lm: gpt2.LanguageModel, count: int) -> list[float]:
+def step_times(lm: gpt2.LanguageModel, count: int, **options: Any) -> list[float]:
     """Seconds of each token of one stream behind a prompt of CONTEXT tokens."""
     ids = (lm.tokenizer.encode(WORDS) * 50)[:CONTEXT]
     times, last = [], 0.0
-    for chunk in lm.stream(ids, max_new_tokens=count, seed=1, ignore_eos=True):
+    for chunk in lm.stream(ids, max_new_tokens=count, seed=1, ignore_eos=True, **options):
         now = time.perf_counter()
         times.append(now - last)
         last = now
@@ -82,6 +93,7 @@ def mask_times(grammars: Grammars, options: Any, texts: int) -> list[float]:
     for _ in range(texts):
         follower = grammars.follow(structure, {50256})
         while True:
+            _ = EVICT.sum()
             began = time.perf_counter()
             mask = follower.mask()
             spent = time.perf_counter() - began
@@ -137,6 +149,13 @@ def main() -> int:
         median, slow = milliseconds(every)
         out |= {"mask_ms": {"mean": mean, "median": median, "p90": slow}, "share": mean / step}
         print(f"a mask: mean {mean:.3f} ms, median {median:.3f} ms: {mean / step:.1%} of a step (mean)")
+        for name, options in WHOLE.items():
+            step_times(lm, 4, **options)
+            pairs = [(step_times(lm, 32), step_times(lm, 32, **options)) for _ in range(4)]
+            plain = milliseconds([t for pair in pairs for t in pair[0]])[0]
+            under = milliseconds([t for pair in pairs for t in pair[1]])[0]
+            out[f"step with {name}"] = under / plain - 1
+            print(f"a step with {name}: {under:.2f} ms, {plain:.2f} ms without: {under / plain - 1:+.1%}")
         for n in (1, 3, 5):
             median, slow = milliseconds(suggestion_times(lm, n, 40))
             out[f"suggest_{n}_ms"] = median

@@ -110,7 +110,7 @@ class Grammars:
             self._matcher(structure),
             lambda: self._matcher(structure, anew=True),
             self._vocab_size,
-            np.array(sorted(closers), dtype=np.int64),
+            sorted(closers),
         )
 
     def _matcher(self, structure: Structure, *, anew: bool = False) -> llguidance.LLMatcher:
@@ -144,7 +144,7 @@ class Follower:
         matcher: llguidance.LLMatcher,
         anew: Callable[[], llguidance.LLMatcher],
         vocab_size: int,
-        closers: np.ndarray,
+        closers: Sequence[int],
         tokens: Sequence[int] = (),
     ) -> None:
         self._matcher = matcher
@@ -158,16 +158,17 @@ class Follower:
 
         Raises InvalidRequest where the grammar is too complex for the text so far.
         """
-        words = np.frombuffer(self._asked(lambda matcher: matcher.compute_bitmask()), dtype="<u4")
+        raw = self._asked(lambda matcher: matcher.compute_bitmask())
         end = self._vocab_size  # the id after the last one stands for the end, see _tables()
-        may_end = bool(words[end // 32] >> np.uint32(end % 32) & np.uint32(1))
-        mask = words[: (end + 31) // 32].astype(np.uint32)
+        may_end = raw[end // 8] >> end % 8 & 1
+        mask = np.frombuffer(raw, dtype="<u4", count=(end + 31) // 32).astype(np.uint32)
         if end % 32:
             mask[-1] &= np.uint32((1 << end % 32) - 1)
-        bits = np.uint32(1) << (self._closers % 32).astype(np.uint32)
-        np.bitwise_and.at(mask, self._closers // 32, ~bits)
+        for closer in self._closers:
+            mask[closer // 32] &= np.uint32(~(1 << closer % 32) & 0xFFFFFFFF)
         if may_end and mask.any():
-            np.bitwise_or.at(mask, self._closers // 32, bits)
+            for closer in self._closers:
+                mask[closer // 32] |= np.uint32(1 << closer % 32)
         return mask
 
     def push(self, token: int) -> None:
@@ -219,7 +220,10 @@ def _tables(tokenizer: Vocabulary, vocab_size: int) -> llguidance.LLTokenizer:
     import llguidance
 
     wrapper: Any = _Wrapper(tokenizer, vocab_size)
-    return llguidance.LLTokenizer(wrapper, n_vocab=vocab_size + 1, eos_token=vocab_size)
+    # Tokens of one slice are allowed at a stroke where the grammar allows all of it: text in JSON strings, as
+    # llguidance itself has it, and words. An expression of letters then takes 0.3 ms and not 0.9.
+    slices = ["[a-zA-Z ]{1,10}", "[a-z]+", *llguidance.LLTokenizer.general_slices()]
+    return llguidance.LLTokenizer(wrapper, n_vocab=vocab_size + 1, eos_token=vocab_size, slices=slices)
 
 
 def _compile(structure: Structure, tables: llguidance.LLTokenizer, *, trial: bool) -> llguidance.LLMatcher:

@@ -72,6 +72,7 @@ GIVEN: list[dict[str, Any]] = [
     {"choice": ("a", "b")},
     {"grammar": "start: /a/"},
     {"token_healing": True},
+    {"prompt_lookup_num_tokens": 8, "max_matching_ngram_size": 3},
 ]  # fmt: skip
 
 ARRIVES = {

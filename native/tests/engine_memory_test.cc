@@ -1,9 +1,14 @@
-// The k-th allocation fails, for every k (SQLite's out-of-memory loop): a clean error, and an engine that then gives
-// the answers that it always gives. Its own program, because it replaces the allocator.
+// The k-th allocation fails, for every k (SQLite's out-of-memory loop), and the k-th thread cannot be started: a clean
+// error, nothing left behind, and an engine that then gives the answers that it always gives. Its own program, because
+// it stands between the engine and the allocator.
+#include <dlfcn.h>
 #include <doctest/doctest.h>
 #include <malloc.h>
+#include <pthread.h>
 
 #include <atomic>
+#include <cerrno>
+#include <filesystem>
 #include <new>
 
 #include "base/errors.h"
@@ -11,24 +16,37 @@
 
 namespace {
 
-std::atomic<long> allocations_left{-1};  // before one fails; negative: none does
-std::atomic<long> failed{0};
+// Lets some calls pass and one fail.
+class Fault {
+ public:
+  void arm(long calls) {
+    failed_ = 0;
+    left_ = calls;
+  }
+  void disarm() { left_ = -1; }
+  bool strikes() {
+    if (left_.load(std::memory_order_relaxed) < 0) return false;
+    if (left_.fetch_sub(1) != 0) return false;
+    ++failed_;
+    return true;
+  }
+  bool struck() const { return failed_ > 0; }
 
-bool fails() {
-  if (allocations_left.load(std::memory_order_relaxed) < 0) return false;
-  if (allocations_left.fetch_sub(1) != 0) return false;
-  ++failed;
-  return true;
-}
+ private:
+  std::atomic<long> left_{-1};  // before one fails; negative: none does
+  std::atomic<long> failed_{0};
+};
+
+Fault allocations, threads;
 
 void* allocate(std::size_t alignment, std::size_t size) {
-  if (fails()) return nullptr;
+  if (allocations.strikes()) return nullptr;
   return memalign(alignment, size == 0 ? 1 : size);
 }
 
 }  // namespace
 
-// Replaces the allocators that the engine uses. GCC cannot see that both ends belong together.
+// Replaces what the engine calls. GCC cannot see that both ends belong together.
 #if defined(__GNUC__) && !defined(__clang__)
 #pragma GCC diagnostic ignored "-Wmismatched-new-delete"
 #endif
@@ -39,6 +57,12 @@ void* operator new(std::size_t size) {
 void operator delete(void* p) noexcept { free(p); }
 void operator delete(void* p, std::size_t) noexcept { free(p); }
 extern "C" void* aligned_alloc(std::size_t alignment, std::size_t size) noexcept { return allocate(alignment, size); }
+extern "C" int pthread_create(pthread_t* thread, const pthread_attr_t* attributes, void* (*start)(void*),
+                              void* argument) noexcept {
+  if (threads.strikes()) return EAGAIN;
+  static const auto real = reinterpret_cast<decltype(&pthread_create)>(dlsym(RTLD_NEXT, "pthread_create"));
+  return real(thread, attributes, start, argument);
+}
 
 namespace {
 
@@ -79,12 +103,11 @@ TEST_CASE("an allocation that fails while generating is an error, and the engine
     CAPTURE(k);
     Engine engine(c, storage.tensors, with(1));
     const std::vector<Answer> expected = k == 0 ? run(engine, requests()) : std::vector<Answer>();
-    failed = 0;
-    allocations_left = k;
+    allocations.arm(k);
     const int errors = attempt(engine);
-    allocations_left = -1;
-    quiet = failed == 0 ? quiet + 1 : 0;  // the attempt needs no more than k allocations
-    REQUIRE((errors > 0) == (failed > 0));
+    allocations.disarm();
+    quiet = allocations.struck() ? 0 : quiet + 1;  // the attempt needs no more than k allocations
+    REQUIRE((errors > 0) == allocations.struck());
     REQUIRE(engine.stats().blocks_used == 0);
     REQUIRE(engine.stats().waiting + engine.stats().running == 0);
     static std::vector<Answer> first = expected;
@@ -100,9 +123,8 @@ TEST_CASE("an allocation that fails while loading is an error, and nothing is le
   long k = 0;
   for (bool failing = true; failing; ++k) {
     CAPTURE(k);
-    failed = 0;
     bool threw = false;
-    allocations_left = k;
+    allocations.arm(k);
     try {
       Engine engine(c, storage.tensors, with(1));
     } catch (const std::bad_alloc&) {
@@ -110,8 +132,8 @@ TEST_CASE("an allocation that fails while loading is an error, and nothing is le
     } catch (const Error&) {
       threw = true;
     }
-    allocations_left = -1;
-    failing = failed > 0;
+    allocations.disarm();
+    failing = allocations.struck();
     REQUIRE(threw == failing);
   }
   REQUIRE(k > 50);
@@ -125,9 +147,8 @@ TEST_CASE("an allocation that fails in logits, score or hidden_states is an erro
   std::vector<float> out(3 * 100 * c.vocab);
   for (int call = 0; call < 3; ++call) {
     for (long k = 0;; ++k) {
-      failed = 0;
       bool threw = false;
-      allocations_left = k;
+      allocations.arm(k);
       try {
         if (call == 0) engine.logits(ids.data(), 100, 0, out.data(), nullptr);
         if (call == 1) engine.score(ids.data(), 100, out.data(), nullptr);
@@ -135,12 +156,43 @@ TEST_CASE("an allocation that fails in logits, score or hidden_states is an erro
       } catch (const std::bad_alloc&) {
         threw = true;
       }
-      allocations_left = -1;
-      REQUIRE(threw == (failed > 0));
+      allocations.disarm();
+      REQUIRE(threw == allocations.struck());
       REQUIRE(engine.stats().blocks_used == 0);
       if (!threw) break;
     }
   }
+}
+
+std::size_t running_threads() {
+  const std::filesystem::directory_iterator tasks("/proc/self/task");
+  return static_cast<std::size_t>(std::distance(begin(tasks), end(tasks)));
+}
+
+TEST_CASE("a thread that cannot be started is an error with its number, and the others end") {
+  const Config c = small();
+  const Storage storage(c);
+  const std::size_t before = running_threads();
+  for (long k = 0; k < 5; ++k) {
+    CAPTURE(k);
+    threads.arm(k);
+    bool threw = false;
+    try {
+      Engine engine(c, storage.tensors, with(5));
+    } catch (const Error& e) {
+      threw = true;
+      REQUIRE(e.kind() == ErrorKind::kEngine);
+      REQUIRE(e.item() == "a thread could not be started");
+      REQUIRE(e.expected() == "5 threads");
+    }
+    threads.disarm();
+    REQUIRE(threw == threads.struck());
+    REQUIRE(threw == (k < 4));  // the caller is the fifth
+    REQUIRE(running_threads() == before);
+  }
+  Engine engine(c, storage.tensors, with(5));
+  Engine single(c, storage.tensors, with(1));
+  REQUIRE(run(engine, requests()) == run(single, requests()));
 }
 
 }  // namespace

@@ -24,8 +24,9 @@ import numpy as np
 import torch
 from baselines import KneserNey, compressed_bits_per_byte
 from export import MODULES
-from model import DemoGPT2, Shape
 from safetensors.torch import load_file
+
+from model import DemoGPT2, Shape
 
 HERE = Path(__file__).parent
 

@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from model import Shape
 from safetensors.torch import save_file
 from torch import Tensor
+
+from model import Shape
 
 TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "merges.txt")
 MODULES = {"c_attn": "attn.c_attn", "attn_proj": "attn.c_proj", "c_fc": "mlp.c_fc", "mlp_proj": "mlp.c_proj"}

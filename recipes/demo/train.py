@@ -25,8 +25,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from model import DemoGPT2, Shape
 from muon import Muon
+
+from model import DemoGPT2, Shape
 
 Ids = npt.NDArray[np.uint16]
 

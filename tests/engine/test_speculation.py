@@ -122,7 +122,8 @@ def test_lookup_takes_the_longest_match_and_the_latest_of_those() -> None:
     assert lookup.guesses([1, 2, 3, 1, 2, 4, 9, 2], 3) == [4, 9, 2]
     assert lookup.guesses([1, 2, 3, 1, 2, 4, 9, 2, 3, 1], 3) == [2, 4, 9]
     assert lookup.guesses([1, 2, 3, 1, 2, 4, 9, 2, 3, 1, 8], 3) == []
-    assert Lookup(most=3, longest=2).guesses([5, 5], 3) == [5]
+    assert Lookup(most=3, longest=2).guesses([5, 5], 3) == [5, 5, 5]
+    assert Lookup(most=5, longest=2).guesses([8, 9, 8, 9], 5) == [8, 9, 8, 9, 8]
 
 
 def test_the_number_of_guesses_follows_what_was_right() -> None:

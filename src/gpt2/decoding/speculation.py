@@ -63,10 +63,11 @@ class Lookup:
                 self._after[tuple(ids[-n:])] = len(ids)
             ids.append(token)
         most = min(most, self._adaptive.count)
-        for n in range(min(self._longest, len(ids)), 0, -1):
+        for n in range(min(self._longest, len(ids)) if most > 0 else 0, 0, -1):
             at = self._after.get(tuple(ids[-n:]))
-            if at is not None:
-                return ids[at : at + most]
+            if at is not None:  # beyond the end of the text its guesses follow themselves: it repeats
+                period = ids[at : at + most]
+                return (period * (most // len(period) + 1))[:most]
         return []
 
     def learn(self, made: int, right: int) -> None:

@@ -13,7 +13,13 @@ import pytest
 from machine import ROOT
 
 PAGES = ROOT / "docs" / "how-to"
-RUN = ("chat-in-a-terminal.md", "from-transformers.md", "talk-in-turns.md", "write-a-template.md")
+RUN = (
+    "chat-in-a-terminal.md",
+    "choose-a-strategy.md",
+    "from-transformers.md",
+    "talk-in-turns.md",
+    "write-a-template.md",
+)
 
 
 def blocks(page: str, language: str) -> list[str]:

@@ -36,6 +36,7 @@ from gpt2.engine.prompts import (
 )
 from gpt2.engine.results import results, without_index, without_index_async
 from gpt2.engine.session import Session
+from gpt2.engine.settling import settle
 from gpt2.engine.stats import EngineStats
 from gpt2.engine.structure import Structures
 from gpt2.engine.suggest import Suggester
@@ -274,27 +275,20 @@ class LanguageModel:
             raise InvalidRequest(
                 "stop strings need a tokenizer, and this model has none", hint="stop_token_ids"
             )
-        for id in params.stop_token_ids:
-            if id >= self.config.vocab_size:
-                raise InvalidRequest(
-                    "stop_token_ids",
-                    got=id,
-                    expected=f"0 to {self.config.vocab_size - 1}",
-                    source="vocab_size",
-                )
         if timeout is not None and not timeout > 0:
             raise InvalidRequest("timeout", got=timeout, expected="a positive number of seconds, or None")
         seed = params.seed if params.seed is not None else secrets.randbits(63)
+        settled = settle(params, seed, self.config, self._tokenizer)
         return Generation(
             self._native,
             self.config,
             self._tokenizer,
-            params,
+            settled,
             seed,
             salt=salt,
             timeout=timeout,
             heal=self._structures.heal if params.token_healing else None,
-            strategy=helpers.strategy(self._structures.strategy_for(params), params),
+            strategy=helpers.strategy(self._structures.strategy_for(settled), settled),
             # A caller's code, and a stranger's grammar, may take any time.
             slow=helpers.custom or structure_of(params) is not None,
             assistant=helpers.assistant_of(self),

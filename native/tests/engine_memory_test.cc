@@ -95,6 +95,73 @@ int attempt(Engine& engine) {
   return errors;
 }
 
+// A driven request with all kinds of answers; returns how many ended with an error.
+int drive(Engine& engine) {
+  int errors = 0;
+  try {
+    Mailbox box(engine);
+    std::vector<Event> events;
+    const auto answers = [&] {
+      while (box.wait(events, nullptr)) {
+        for (const Event& e : events) errors += e.error ? 1 : 0;
+      }
+    };
+    Driven options;
+    options.salt = "a salt that is too long to lie in the string itself";
+    const std::uint64_t request = box.begin(options);
+    const std::uint32_t branch = box.open(request, {}, 0, 0);
+    const std::vector<std::int32_t> ids = random_ids(70, 1);
+    Ask ask;
+    ask.kind = AskKind::kLogits;
+    ask.rows = 3;
+    ask.hidden = true;
+    ask.layers = {0, 2};
+    box.extend(request, branch, ids.data(), ids.size(), ask);
+    answers();
+    if (errors > 0) return errors;
+    const std::uint32_t other = box.fork(request, branch);
+    ask = {};
+    ask.drafts = 4;
+    box.extend(request, branch, ids.data(), 5, ask);
+    ask = {};
+    ask.kind = AskKind::kCandidates;
+    ask.count = 10;
+    ask.mask.assign(5, ~0u);
+    box.extend(request, other, ids.data(), 60, ask);
+    answers();
+    if (errors > 0) return errors;
+    const std::vector<float> logits(engine.config().vocab, 0.0f);
+    box.choose(request, other, logits.data(), nullptr);
+    box.rewind(request, other, 3);
+    box.extend(request, other, ids.data(), 2, {});
+    answers();
+  } catch (const std::bad_alloc&) {
+    ++errors;
+  }
+  return errors;
+}
+
+TEST_CASE("an allocation that fails while branches are driven is an error, and the engine goes on") {
+  const Config c = small();
+  const Storage storage(c);
+  Engine reference(c, storage.tensors, with(1));
+  const std::vector<Answer> expected = run(reference, requests());
+  long k = 0;
+  for (long quiet = 0; quiet < 3; ++k) {
+    CAPTURE(k);
+    Engine engine(c, storage.tensors, with(1));
+    allocations.arm(k);
+    const int errors = drive(engine);
+    allocations.disarm();
+    quiet = allocations.struck() ? 0 : quiet + 1;
+    REQUIRE((errors > 0) == allocations.struck());
+    REQUIRE(engine.stats().blocks_used == 0);
+    REQUIRE(engine.stats().waiting + engine.stats().running == 0);
+    REQUIRE(run(engine, requests()) == expected);
+  }
+  REQUIRE(k > 40);
+}
+
 TEST_CASE("an allocation that fails while generating is an error, and the engine goes on") {
   const Config c = small();
   const Storage storage(c);

@@ -136,8 +136,10 @@ def test_kernels_of_arm_give_the_bits_of_the_plain_loops() -> None:
 def test_no_data_race_between_the_threads_of_an_engine() -> None:
     """R6 in short; GPT2_TEST_SECONDS=3600 makes it an hour."""
     options = ("-DGPT2_SANITIZE=thread", "-DCMAKE_BUILD_TYPE=RelWithDebInfo")
-    folder = build("tsan", *options, targets=("engine_threads_test",))
-    run(folder / "native" / "tests" / "engine_threads_test")
+    programs = ("engine_threads_test", "branches_test")
+    folder = build("tsan", *options, targets=programs)
+    for program in programs:
+        run(folder / "native" / "tests" / program)
 
 
 def test_clang_compiles_everything_without_a_warning(clang_build: Path) -> None:

@@ -5,7 +5,7 @@
 // alone, in a batch, streamed, restarted or on more threads. A generator with a state could not promise that.
 //
 //   key      the 64-bit seed, low word first
-//   counter  position (64 bits, low word first), alternative (32 bits), 0
+//   counter  position (64 bits, low word first), alternative (32 bits), draw (which of one position; mostly 0)
 //
 // Not the Philox of numpy.random, which is Philox4x64 and gives other numbers.
 #pragma once
@@ -32,10 +32,11 @@ constexpr PhiloxCounter philox4x32_10(PhiloxCounter counter, PhiloxKey key) {
 }
 
 // A uniform double in [0, 1): the low 64 bits of the block, of which the upper 53 are used.
-constexpr double philox_uniform(std::uint64_t seed, std::uint32_t alternative, std::uint64_t position) {
-  const PhiloxCounter block =
-      philox4x32_10({static_cast<std::uint32_t>(position), static_cast<std::uint32_t>(position >> 32), alternative, 0},
-                    {static_cast<std::uint32_t>(seed), static_cast<std::uint32_t>(seed >> 32)});
+constexpr double philox_uniform(std::uint64_t seed, std::uint32_t alternative, std::uint64_t position,
+                                std::uint32_t draw = 0) {
+  const PhiloxCounter block = philox4x32_10(
+      {static_cast<std::uint32_t>(position), static_cast<std::uint32_t>(position >> 32), alternative, draw},
+      {static_cast<std::uint32_t>(seed), static_cast<std::uint32_t>(seed >> 32)});
   const std::uint64_t bits = (static_cast<std::uint64_t>(block[1]) << 32) | block[0];
   return static_cast<double>(bits >> 11) * 0x1p-53;
 }

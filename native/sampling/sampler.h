@@ -3,20 +3,12 @@
 // Knows nothing of models, caches or text. Its readable twin is src/gpt2/decoding/sampling.py; the two are held
 // together by tests/decoding/test_parity.py.
 //
-// V vocabulary size. Rules are applied in this order, which is that of transformers' generate():
+// V vocabulary size. First the caller's mask; then the rules of params.h, in the order of the request; then
+// renormalize_logits; then the draw: kept tokens in order of their id, inverse of their cumulative weights exp(z) at
+// u = philox_uniform(seed, alternative, generated), or for temperature 0 the largest score, ties to the lowest id.
 //
-//   0 mask                  bans the tokens whose bit is not set (a grammar, a trie: whatever the caller computes)
-//   1 repetition_penalty    every id of the history once: logit < 0 ? logit * r : logit / r        arXiv:1909.05858
-//   2 no_repeat_ngram_size  bans each id that would complete an n-gram already in the history      arXiv:1705.04304
-//   3 min_new_tokens        bans the stop ids while fewer tokens than this were generated
-//   4 temperature           z = (logit - largest logit) / temperature, in float32; 0 stops here and takes the largest
-//                           logit, ties to the lowest id
-//   5 top_k                 keeps z >= the k-th largest z, so ties with it stay                    arXiv:1805.04833
-//   6 top_p                 in order of falling z (ties: lowest id first) keeps a token while the probability of those
-//                           before it is < top_p; the token that crosses stays, so at least one does  arXiv:1904.09751
-//   7 min_p                 keeps z >= ln(min_p), that is probability >= min_p * largest probability arXiv:2407.01082
-//   8 draw                  kept tokens in order of their id, inverse of their cumulative weights exp(z) at
-//                           u = philox_uniform(seed, alternative, generated)
+// A rule that looks at the history (history.h) changes scores; one that shapes the draw (candidates.h) works on
+// z = (score - largest) / temperature. A rule of the first kind that an order puts after one of the second sees z.
 //
 // Weights exp(z) are float32 (exp.h: relative error <= 2^-22), their sums double; z < -87 has weight 0.
 // Log-probabilities are those of the model itself: log-softmax of the unchanged logits, before rule 1, temperature 1;
@@ -25,29 +17,13 @@
 #include <cstddef>
 #include <cstdint>
 #include <limits>
-#include <memory>
-#include <utility>
 #include <vector>
 
+#include "sampling/candidates.h"
+#include "sampling/history.h"
+#include "sampling/params.h"
+
 namespace gpt2::sampling {
-
-struct Params {
-  double temperature = 1.0;
-  int top_k = 0;  // 0: off; more than V is V
-  double top_p = 1.0;
-  double min_p = 0.0;
-  double repetition_penalty = 1.0;
-  int no_repeat_ngram_size = 0;  // 0: off
-  int min_new_tokens = 0;
-  std::vector<std::int32_t> stop_token_ids;  // with the end-of-text id, unless it is to be ignored
-  std::uint64_t seed = 0;
-  int logprobs = -1;  // -1: none; 0: of the chosen token; k: of the k most probable too
-};
-
-// Throws kInvalidRequest, naming the field, for a value outside its range or a stop id outside [0, vocab_size).
-void check(const Params& params, int vocab_size);
-
-using TokenLogprob = std::pair<std::int32_t, float>;
 
 struct Choice {
   std::int32_t token = -1;
@@ -61,27 +37,11 @@ struct State {
   double mu = std::numeric_limits<double>::quiet_NaN();  // mirostat: surprise allowed, in bits; NaN: not begun
 };
 
-// Where in a text a token is to be chosen.
-struct Place {
-  const std::int32_t* history = nullptr;  // [length] ids of prompt and generated tokens
-  std::size_t length = 0;
-  std::size_t generated = 0;  // how many of them, the last ones, were generated
-  std::uint32_t alternative = 0;
-  // [ceil(V / 32)]: bit t % 32 of word t / 32 says whether token t is allowed; null: all are.
-  const std::uint32_t* mask = nullptr;
-};
-
-struct Scan;
-struct Workspace;
-
-// Holds the working memory (about 24 bytes per vocabulary entry); next() allocates nothing except Choice::top. One
+// Holds the working memory (about 28 bytes per vocabulary entry); next() allocates nothing except Choice::top. One
 // Sampler per thread.
 class Sampler {
  public:
   explicit Sampler(int vocab_size);
-  ~Sampler();
-  Sampler(Sampler&&) noexcept;
-  Sampler& operator=(Sampler&&) noexcept;
 
   int vocab_size() const { return vocab_size_; }
 
@@ -102,10 +62,16 @@ class Sampler {
                bool draw_rules, float* out);
 
  private:
-  const float* history_rules(const float* logits, const Params& params, const Place& place, bool normalise, Scan& s);
+  struct Scores;
+  Scores start(const float* logits, const Params& params, const Place& place, bool normalise_first);
+  void apply(Scores& scores, const Params& params, const Place& place, const State& state, bool with_draw_rules);
+  void own(Scores& scores);
+  void settle(Scores& scores, const Place& place);
 
   int vocab_size_;
-  std::unique_ptr<Workspace> work_;
+  Candidates candidates_;
+  HistoryRules history_rules_;
+  std::vector<float> scores_, block_max_;
 };
 
 // log-softmax of logits [V] at one token. Throws as Sampler::next does.

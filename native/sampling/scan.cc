@@ -1,6 +1,7 @@
 #include "sampling/scan.h"
 
 #include <algorithm>
+#include <cstring>
 #include <limits>
 
 #include "sampling/exp.h"
@@ -88,6 +89,29 @@ double sum_exp(const float* x, std::size_t n, ToExponent to_z, double* block_sum
     total += sum;
   }
   return total;
+}
+
+Sums sums(const float* x, std::size_t n, ToExponent to_z) {
+  // Four sums side by side, so that each addition need not wait for the one before it.
+  double weight[4] = {}, weighted_z[4] = {}, z1[4] = {}, z2[4] = {};
+  std::size_t count[4] = {};
+  const Floats4 largest = Floats4{} + to_z.largest, temperature = Floats4{} + to_z.temperature;
+  for (std::size_t i = 0; i < n; i += 4) {
+    Floats4 v = Floats4{} - kInf;
+    std::memcpy(&v, x + i, std::min<std::size_t>(4, n - i) * sizeof(float));
+    const Floats4 z = (v - largest) / temperature, w = exp_nonpositive(z);
+    for (int j = 0; j < 4; ++j) {
+      const bool finite = z[j] > -kInf;
+      const double d = finite ? static_cast<double>(z[j]) : 0.0, e = static_cast<double>(w[j]);
+      count[j] += finite ? 1 : 0;
+      weight[j] += e;
+      weighted_z[j] += e * d;
+      z1[j] += d;
+      z2[j] += d * d;
+    }
+  }
+  const auto all = [](const auto* lane) { return (lane[0] + lane[1]) + (lane[2] + lane[3]); };
+  return {all(count), all(weight), all(weighted_z), all(z1), all(z2)};
 }
 
 void exp_all(const float* z, std::size_t n, float* out) {

@@ -35,6 +35,15 @@ struct ToExponent {
 // Sum over x [n] of exp_nonpositive(z(x)); block_sum [blocks_of(n)], if not null, receives the sum of each block.
 double sum_exp(const float* x, std::size_t n, ToExponent to_z, double* block_sum);
 
+// Over the finite x [n]: how many they are, and what a softmax of z(x) says of them.
+struct Sums {
+  std::size_t count = 0;
+  double weight = 0.0;       // sum of exp(z)
+  double weighted_z = 0.0;   // sum of exp(z) z
+  double z = 0.0, z2 = 0.0;  // sums of z and of z^2
+};
+Sums sums(const float* x, std::size_t n, ToExponent to_z);
+
 // out[i] = exp_nonpositive(z[i]), both [n]; out may be z.
 void exp_all(const float* z, std::size_t n, float* out);
 

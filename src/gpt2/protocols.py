@@ -21,10 +21,10 @@ if TYPE_CHECKING:  # numpy is not needed to describe a result, and `gpt2 --help`
 
     Floats: TypeAlias = npt.NDArray[np.float32]
 
-FinishReason: TypeAlias = Literal["length", "stop", "eos", "context", "grammar"]
-"""Why a generation ended: `length` max_new_tokens reached; `stop` a stop string or stop token id; `eos` the
-end-of-text token; `context` the window is full and overflow="stop"; `grammar` what json_schema, regex, choice
-or grammar asked for is complete, and nothing may follow it."""
+FinishReason: TypeAlias = Literal["length", "stop", "eos", "context", "grammar", "time"]
+"""Why a generation ended: `length` max_new_tokens or max_length reached; `stop` a stop string or stop token
+id; `eos` the end-of-text token; `context` the window is full and overflow="stop"; `grammar` what json_schema,
+regex, choice or grammar asked for is complete, and nothing may follow it; `time` max_time is over."""
 
 Pooling: TypeAlias = Literal["mean", "last", "weighted"]
 """How one vector is made of the T of a text: the mean, the last, or a mean that weighs later ones more."""

@@ -60,6 +60,19 @@ GIVEN: list[dict[str, Any]] = [
         "seed": 9, "logprobs": 2, "truncate": "left", "overflow": "slide",
         "ignore_eos": True, "allow_special": True, "do_sample": True, "best_of": 5,
     },
+    {
+        "max_length": 90, "min_length": 3, "max_time": 9.5, "dynatemp_range": 0.3, "dynatemp_exponent": 1.5,
+        "top_n_sigma": 1.5, "top_h": 0.4, "typical_p": 0.9, "epsilon_cutoff": 0.001, "eta_cutoff": 0.002,
+        "xtc_probability": 0.5, "xtc_threshold": 0.2, "mirostat": 2, "mirostat_tau": 4.0, "mirostat_eta": 0.2,
+        "min_tokens_to_keep": 2, "frequency_penalty": 0.2, "presence_penalty": 0.1, "repeat_last_n": 64,
+        "dry_multiplier": 0.8, "dry_base": 2.0, "dry_allowed_length": 3, "dry_penalty_last_n": 99,
+        "dry_sequence_breakers": (".",), "logit_bias": '{"5": 1.5, "6": -100}', "bad_words": ("dog", "cat"),
+        "sequence_bias": "[[[1, 2], 0.5]]", "bad_words_ids": "[[1], [2, 3]]", "suppress_tokens": (1, 2),
+        "begin_suppress_tokens": (3,), "forced_bos_token_id": 4, "forced_eos_token_id": (0,),
+        "forced_decoder_ids": "[[3, 4]]", "exponential_decay_length_penalty": "[9, 1.1]",
+        "renormalize_logits": True,
+    },
+    {"sampler_order": ("top_k", "temperature"), "top_k": 3, "temperature": 0.5},
     {"num_beams": 4, "num_beam_groups": 2, "diversity_penalty": 0.5, "length_penalty": 2.0},
     {"num_beams": 4, "early_stopping": "never", "force_words_ids": ("[5, 6]", "[[7], [8, 9]]")},
     {"penalty_alpha": 0.6, "top_k": 4},
@@ -80,7 +93,19 @@ ARRIVES = {
     "negative_prompt_ids": (3, 4, 3),
     "num_return_sequences": None,  # it is n from here on, as constraints are force_words_ids
     "constraints": (),
+    "logit_bias": ((5, 1.5), (6, -100.0)),
+    "sequence_bias": (((1, 2), 0.5),),
+    "bad_words_ids": ((1,), (2, 3)),
+    "forced_decoder_ids": ((3, 4),),
+    "exponential_decay_length_penalty": (9, 1.1),
 }
+
+
+def test_a_flag_that_is_not_json_is_wrong_usage(gpt2: Gpt2) -> None:
+    done = gpt2("generate", "x", "--logit-bias", "{5: 1}")
+    assert done.code == 2
+    assert "--logit-bias" in done.err
+    assert "not JSON" in done.err
 
 
 def test_every_sampling_option_is_a_flag() -> None:

@@ -25,6 +25,50 @@ WRONG: list[tuple[str, Any]] = [
     ("max_new_tokens", True),
     ("max_new_tokens", math.inf),
     ("min_new_tokens", -1),
+    ("max_length", 0),
+    ("min_length", -1),
+    ("max_time", 0),
+    ("max_time", math.inf),
+    ("dynatemp_range", -0.1),
+    ("dynatemp_exponent", math.nan),
+    ("top_n_sigma", -1),
+    ("top_h", 1.1),
+    ("typical_p", 0),
+    ("epsilon_cutoff", 1),
+    ("eta_cutoff", -0.1),
+    ("xtc_probability", 1.5),
+    ("xtc_threshold", 0.6),
+    ("mirostat", 3),
+    ("mirostat_tau", -1),
+    ("mirostat_eta", math.inf),
+    ("min_tokens_to_keep", 0),
+    ("frequency_penalty", math.nan),
+    ("presence_penalty", "1"),
+    ("repeat_last_n", -2),
+    ("dry_multiplier", -1),
+    ("dry_base", 0.9),
+    ("dry_allowed_length", 0),
+    ("dry_penalty_last_n", -2),
+    ("dry_sequence_breakers", ("",)),
+    ("logit_bias", {"x": 1}),
+    ("logit_bias", {3: math.inf}),
+    ("logit_bias", {-3: 1}),
+    ("logit_bias", [3]),
+    ("sequence_bias", [[[], 1.0]]),
+    ("sequence_bias", {3: 1.0}),
+    ("bad_words", ("",)),
+    ("bad_words_ids", [[1], []]),
+    ("bad_words_ids", [1]),
+    ("suppress_tokens", (-1,)),
+    ("begin_suppress_tokens", ("a",)),
+    ("forced_bos_token_id", -1),
+    ("forced_eos_token_id", 1.5),
+    ("forced_decoder_ids", [[1, 2, 3]]),
+    ("exponential_decay_length_penalty", [1]),
+    ("exponential_decay_length_penalty", [1, 0]),
+    ("renormalize_logits", 1),
+    ("sampler_order", ("top_k", "top_k")),
+    ("sampler_order", "top_k;topp"),
     ("temperature", math.nan),
     ("temperature", math.inf),
     ("temperature", -0.1),
@@ -148,6 +192,61 @@ def test_contradictions_name_both_sides() -> None:
             SamplingParams.from_options("exact", **{name: value})
 
 
+def test_lists_and_mappings_are_stored_in_one_form() -> None:
+    p = SamplingParams(
+        logit_bias={"5": 1, 6: -math.inf},
+        sequence_bias={(1, 2): 0.5},
+        bad_words_ids=[[1], [2, 3], [1]],
+        forced_decoder_ids={"4": 7},
+        exponential_decay_length_penalty=[3, 1.1],
+        forced_eos_token_id=9,
+        sampler_order="logit_bias; sequence_bias, bad_words_ids forced_eos_token_id "
+        "exponential_decay_length_penalty;forced_decoder_ids",
+    )
+    assert p.logit_bias == ((5, 1.0), (6, -math.inf))
+    assert p.sequence_bias == (((1, 2), 0.5),)
+    assert p.bad_words_ids == ((1,), (2, 3))
+    assert p.forced_decoder_ids == ((4, 7),)
+    assert p.exponential_decay_length_penalty == (3, 1.1)
+    assert p.forced_eos_token_id == (9,)
+    assert p.rules == p.sampler_order
+    assert hash(p) == hash(p.replace(seed=None))
+    assert SamplingParams(sequence_bias=[[[1, 2], 0.5]]).sequence_bias == p.sequence_bias
+
+
+def test_rules_that_are_on_are_in_their_order() -> None:
+    p = SamplingParams(top_p=0.9, temperature=0.7, repetition_penalty=1.1, bad_words="no")
+    assert p.rules == ("repetition_penalty", "bad_words_ids", "temperature", "top_p")
+    assert SamplingParams(temperature=0, min_length=3).rules == ("min_length",)
+    assert SamplingParams(dynatemp_range=0.1).rules == ("temperature",)
+
+
+@pytest.mark.parametrize(
+    ("options", "names"),
+    [
+        ({"min_length": 9, "max_length": 8}, ("min_length", "max_length")),
+        ({"ignore_eos": True, "exponential_decay_length_penalty": (1, 1.1)}, ("ignore_eos", "exponential")),
+        ({"sampler_order": ("top_k",), "top_k": 5, "top_p": 0.9}, ("sampler_order", "top_p")),
+        ({"temperature": 0, "mirostat": 2}, ("temperature", "mirostat")),
+        ({"temperature": 0, "dynatemp_range": 0.5}, ("temperature", "dynatemp_range")),
+        ({"xtc_threshold": 0.2}, ("xtc_threshold", "xtc_probability")),
+        ({"mirostat_tau": 3.0}, ("mirostat_tau", "mirostat")),
+        ({"dry_base": 3.0}, ("dry_base", "dry_multiplier")),
+        ({"repeat_last_n": 3}, ("repeat_last_n", "frequency_penalty")),
+        ({"dynatemp_exponent": 3}, ("dynatemp_exponent", "dynatemp_range")),
+    ],
+)
+def test_options_that_void_each_other_are_both_named(options: dict[str, Any], names: tuple[str, str]) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        SamplingParams.from_options(**options)
+    assert all(name in str(caught.value) for name in names)
+
+
+def test_max_length_is_the_limit_unless_max_new_tokens_is_given_too() -> None:
+    assert SamplingParams.from_options("story", max_length=900).max_new_tokens == 900
+    assert SamplingParams.from_options(max_length=900, max_new_tokens=5).max_new_tokens == 5
+
+
 CONTRADICTIONS: list[dict[str, Any]] = [
     {"num_beams": 4, "penalty_alpha": 0.6, "top_k": 4},
     {"num_beams": 4, "guidance_scale": 1.5},
@@ -232,7 +331,8 @@ def test_the_table_and_the_class_say_the_same() -> None:
     assert [f.default for f in fields] == [s.default for s in specs]
     for field, spec in zip(fields, specs, strict=True):
         assert spec.help.endswith(".")
-        assert isinstance(field.default, tuple) == spec.multiple
+        assert isinstance(field.default, tuple) <= (spec.multiple or spec.json)
+        assert isinstance(field.default, tuple) or not spec.multiple
         if spec.choices:
             for choice in spec.choices:
                 SamplingParams(**{"num_beams": 2, spec.name: choice})

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -9,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from decoding.rules import logits_arrays, native_next, random_logits, sampling_params
+from decoding.rules import bits, fit, logits_arrays, native_next, random_logits, sampling_params
 from gpt2 import _native
 from gpt2.decoding import SamplingParams, sampling
 from gpt2.errors import EngineError, InvalidRequest
@@ -28,43 +30,93 @@ def fits(token: int, z: Any, uniform: float) -> bool:
     return bool(weights[token] > 0 and low <= uniform * total <= cumulative[token] + BORDER * total)
 
 
-@settings(max_examples=1500)
+THRESHOLDS = (
+    "top_n_sigma",
+    "top_h",
+    "top_p",
+    "min_p",
+    "typical_p",
+    "epsilon_cutoff",
+    "eta_cutoff",
+    "xtc_threshold",
+    "mirostat_tau",
+    "temperature",
+)
+"""Fields whose border may move by the rounding of the weights."""
+
+
+def nearby(params: SamplingParams) -> Iterator[SamplingParams]:
+    """The same options, and each threshold a little lower and a little higher."""
+    yield params
+    for name in THRESHOLDS:
+        for factor in (1.0 - 4 * BORDER, 1.0 + 4 * BORDER):
+            try:
+                yield params.replace(**{name: getattr(params, name) * factor})
+            except InvalidRequest:
+                continue  # beyond the range of the option
+
+
+@settings(max_examples=400)
 @given(
     logits=logits_arrays(),
     params=sampling_params(),
-    history=st.lists(st.integers(0, 1000), max_size=30),
+    history=st.lists(st.one_of(st.integers(0, 3), st.integers(0, 1000)), max_size=30),
     generated=st.integers(0, 5),
     alternative=st.integers(0, 3),
+    data=st.data(),
 )
 def test_native_equals_numpy(
-    logits: Any, params: SamplingParams, history: list[int], generated: int, alternative: int
+    logits: Any,
+    params: SamplingParams,
+    history: list[int],
+    generated: int,
+    alternative: int,
+    data: st.DataObject,
 ) -> None:
-    history = [id % len(logits) for id in history]
+    size = len(logits)
+    params = fit(params, size)
+    mask = None
+    if data.draw(st.integers(0, 4)) == 0:
+        mask = bits(np.random.default_rng(data.draw(st.integers(0, 99))).random(size) < 0.5)
+    mu = data.draw(st.one_of(st.none(), st.floats(0.1, 20.0)))
+    place = {
+        "history": [id % size for id in history],
+        "generated": min(generated, len(history)),
+        "alternative": alternative,
+        "eos": (size - 1,),
+        "breakers": ((1 % size,), (2 % size, 3 % size)),
+        "mask": mask,
+    }
     before = logits.copy()
-    arguments = {"history": history, "generated": generated, "alternative": alternative}
+    state, native_state = sampling.State(mu), _native.SamplerState()
+    native_state.mu = math.nan if mu is None else mu
     want = refusal = None
     try:
-        want = sampling.next_token(logits, params, **arguments)
+        want = sampling.next_token(logits, params, **place, state=state)
     except InvalidRequest as error:
         refusal = error
     if refusal is not None:  # the rules left nothing: both must say so
         with pytest.raises(InvalidRequest) as caught:
-            native_next(logits, params, **arguments)
+            native_next(logits, params, **place, state=native_state)
         assert caught.value.what == refusal.what
         return
-    token, _, _ = native_next(logits, params, **arguments)
+    token, _, _ = native_next(logits, params, **place, state=native_state)
     np.testing.assert_array_equal(logits, before)
     if token == want:
+        if params.mirostat and params.temperature > 0:
+            # surprise is a log2 of a ratio of weights; tau cancels or weighs 0.1
+            assert abs(native_state.mu - state.mu) < 1e-3
+        else:
+            assert native_state.mu == mu or (mu is None and math.isnan(native_state.mu))
         return
-    # Not the same: the draw, or the limit of top_p, must lie on the border itself.
-    scores = sampling.apply_history_rules(logits, params, history, generated)
-    uniform = sampling.philox_uniform(params.seed or 0, alternative, generated)
+    # Not the same: the draw, or the limit of a filter, must lie on the border itself.
+    uniform = sampling.philox_uniform(params.seed or 0, alternative, place["generated"])
     assert params.temperature > 0
-    for factor in (1.0, 1.0 - BORDER, 1.0 + BORDER):
-        nearby = params.replace(top_p=min(1.0, params.top_p * factor))
-        if fits(token, sampling.apply_draw_rules(scores, nearby), uniform):
+    for other in nearby(params):
+        scores = sampling.apply_rules(logits, other, sampling.Place(**place, state=sampling.State(mu)))
+        if fits(token, scores, uniform):
             return
-    pytest.fail(f"native {token}, numpy {want}, V={len(logits)}, uniform={uniform!r}, {params}")
+    pytest.fail(f"native {token}, numpy {want}, V={size}, uniform={uniform!r}, {params}, {place}")
 
 
 def test_they_differ_so_seldom_that_it_is_rounding() -> None:

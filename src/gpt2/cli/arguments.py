@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
-from argparse import SUPPRESS, ArgumentParser, Namespace, RawDescriptionHelpFormatter
+from argparse import SUPPRESS, ArgumentParser, ArgumentTypeError, Namespace, RawDescriptionHelpFormatter
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from gpt2.errors import InvalidRequest
@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 DEFAULT_PRESET = "story"
 """What a newcomer gets who only gives a prompt: untruncated sampling at temperature 1 reads badly."""
 
-_CHOOSING = {"temperature", "top_k", "top_p", "min_p", "repetition_penalty", "no_repeat_ngram_size"}
+_WITH_PRESET = {"min_length", "min_new_tokens"}
+"""Rules that say nothing of how tokens are chosen, so that the default preset stays."""
 
 
 class Parser(ArgumentParser):
@@ -142,6 +143,8 @@ def _flag(spec: OptionSpec) -> dict[str, Any]:
     flag: dict[str, Any] = {"dest": spec.name, "default": SUPPRESS, "help": text}
     if spec.type is bool:
         return flag | {"action": "store_true"}
+    if spec.json:
+        return flag | {"type": _json, "metavar": "JSON", "help": f"{text}; {spec.range}"}
     flag |= {"type": spec.type}
     if spec.choices:
         flag |= {"choices": spec.choices}
@@ -152,12 +155,22 @@ def _flag(spec: OptionSpec) -> dict[str, Any]:
     return flag if spec.default is None else flag | {"help": f"{text} (default: {spec.default})"}
 
 
+def _json(text: str) -> Any:
+    """The value of a flag that takes a list or a mapping."""
+    import json
+
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise ArgumentTypeError(f"not JSON ({error}): {text[:60]}") from None
+
+
 def sampling_params(args: Namespace, *, n: int, default_preset: str = DEFAULT_PRESET) -> SamplingParams:
     """The options that were given, on top of the preset. Raises InvalidRequest for impossible values."""
-    from gpt2.decoding import SamplingParams, option_specs
+    from gpt2.decoding import RULE_ORDER, SamplingParams, option_specs
 
     given = {spec.name: getattr(args, spec.name) for spec in option_specs() if hasattr(args, spec.name)}
-    preset = args.preset or (None if given.keys() & _CHOOSING else default_preset)
+    preset = args.preset or (None if given.keys() & set(RULE_ORDER) - _WITH_PRESET else default_preset)
     return SamplingParams.from_options(preset, **given, n=n)
 
 

@@ -14,7 +14,9 @@ from typing import Any, Final, Literal, TypeAlias
 
 from gpt2.decoding import search, transformers_names
 from gpt2.decoding.constraints import Word
-from gpt2.decoding.options import RULES, shown
+from gpt2.decoding.options import RULES
+from gpt2.decoding.rules_table import RULE_ORDER
+from gpt2.decoding.values import shown
 from gpt2.errors import InvalidRequest, UnknownOption
 
 Truncate: TypeAlias = Literal["left", "right", "middle"]
@@ -32,18 +34,90 @@ class SamplingParams:
     """At most this many tokens are generated."""
     min_new_tokens: int = 0
     """The end-of-text token and the stop token ids cannot come before this many tokens."""
+    max_length: int | None = None
+    """At most this many tokens with the prompt; None: max_new_tokens alone counts."""
+    min_length: int = 0
+    """The end-of-text token and the stop token ids cannot come before this many tokens with the prompt."""
+    max_time: float | None = None
+    """Seconds after which no token is begun."""
     temperature: float = 1.0
     """Divides the logits: below 1 sharpens, above 1 flattens; 0 is greedy, ties to the lowest id."""
+    dynatemp_range: float = 0.0
+    """The temperature follows the entropy, within this range; 0 is off (arXiv:2309.02772)."""
+    dynatemp_exponent: float = 1.0
+    """How the entropy becomes a temperature."""
+    top_n_sigma: float = 0.0
+    """Keep the tokens within this many standard deviations of the largest score (arXiv:2411.07641)."""
+    top_h: float = 0.0
+    """Of the 100 most probable keep those that have this part of their entropy (arXiv:2509.02510)."""
     top_k: int = 0
     """Keep the k most probable tokens, and those that tie with the k-th; 0 is off (arXiv:1805.04833)."""
     top_p: float = 1.0
     """Keep the smallest set of tokens with this much probability (nucleus; arXiv:1904.09751)."""
     min_p: float = 0.0
     """Keep tokens at least this fraction as probable as the most probable one (arXiv:2407.01082)."""
+    typical_p: float = 1.0
+    """Keep the tokens whose surprise is nearest to the entropy, up to this probability (arXiv:2202.00666)."""
+    epsilon_cutoff: float = 0.0
+    """Keep the tokens with at least this probability (arXiv:2210.15191)."""
+    eta_cutoff: float = 0.0
+    """As epsilon_cutoff, with a lower bar where the distribution is flat (arXiv:2210.15191)."""
+    xtc_probability: float = 0.0
+    """How often the most probable tokens are excluded."""
+    xtc_threshold: float = 0.1
+    """Which tokens xtc_probability may exclude: those with at least this probability."""
+    mirostat: int = 0
+    """Keep the surprise of the text near mirostat_tau, by version 1 or 2; 0 is off (arXiv:2007.14966)."""
+    mirostat_tau: float = 5.0
+    """The surprise that mirostat aims at, in bits per token."""
+    mirostat_eta: float = 0.1
+    """How fast mirostat follows."""
+    min_tokens_to_keep: int = 1
+    """No filter leaves fewer tokens than this."""
     repetition_penalty: float = 1.0
     """Above 1 makes tokens less probable that the prompt or the text already has (arXiv:1909.05858)."""
+    frequency_penalty: float = 0.0
+    """Subtracted for each time that the token was generated."""
+    presence_penalty: float = 0.0
+    """Subtracted once if the token was generated."""
+    repeat_last_n: int = -1
+    """How many of the last tokens these three penalties look at; -1: all."""
+    dry_multiplier: float = 0.0
+    """Punishes the token that would make a repeated run of tokens longer; 0 is off."""
+    dry_base: float = 1.75
+    """How much more each further token of the run costs."""
+    dry_allowed_length: int = 2
+    """Shorter runs may be repeated."""
+    dry_penalty_last_n: int = -1
+    """How many of the last tokens DRY looks at; -1: all."""
+    dry_sequence_breakers: tuple[str, ...] = ("\n", ":", '"', "*")
+    """No run reaches back over a token that contains one of these."""
     no_repeat_ngram_size: int = 0
     """No run of this many tokens occurs twice, the prompt included; 0 is off (arXiv:1705.04304)."""
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    """Added to the scores of these tokens. May be given as {id: bias}."""
+    sequence_bias: tuple[tuple[tuple[int, ...], float], ...] = ()
+    """Added to the score of the last token where the text ends with the others. May be given as a dict."""
+    bad_words: tuple[str, ...] = ()
+    """Words that cannot come, with or without a space before them."""
+    bad_words_ids: tuple[tuple[int, ...], ...] = ()
+    """Sequences of ids that cannot come."""
+    suppress_tokens: tuple[int, ...] = ()
+    """Tokens that cannot come."""
+    begin_suppress_tokens: tuple[int, ...] = ()
+    """Tokens that cannot come first."""
+    forced_bos_token_id: int | None = None
+    """What comes after a prompt of one token."""
+    forced_eos_token_id: tuple[int, ...] = ()
+    """One of these is the last token that max_new_tokens or max_length allows."""
+    forced_decoder_ids: tuple[tuple[int, int], ...] = ()
+    """(position, id): what comes at this position of the whole text."""
+    exponential_decay_length_penalty: tuple[int, float] | None = None
+    """(start, factor): the end becomes more probable with each token after `start`."""
+    renormalize_logits: bool = False
+    """Log-softmax after all rules, for the scores of beams."""
+    sampler_order: tuple[str, ...] = ()
+    """The rules in the order in which they are applied; empty: RULE_ORDER."""
     stop: tuple[str, ...] = ()
     """Stop before the first of these strings. One string may be given as such."""
     stop_token_ids: tuple[int, ...] = ()
@@ -115,17 +189,54 @@ class SamplingParams:
 
     def __post_init__(self) -> None:
         for name, rule in RULES.items():
-            object.__setattr__(self, name, rule.checked(getattr(self, name)))
-        if self.min_new_tokens > self.max_new_tokens:
-            raise InvalidRequest(
-                "min_new_tokens and max_new_tokens contradict each other",
-                got=f"min_new_tokens={self.min_new_tokens}, max_new_tokens={self.max_new_tokens}",
-                expected="min_new_tokens <= max_new_tokens",
-                hint=f"max_new_tokens={self.min_new_tokens}",
+            value = getattr(self, name)
+            if value is not rule.spec.default:
+                object.__setattr__(self, name, rule.checked(value))
+        self._require_room()
+        decays = self.exponential_decay_length_penalty is not None
+        if decays and self.ignore_eos and not self.stop_token_ids:
+            raise contradiction(
+                ignore_eos=True,
+                exponential_decay_length_penalty=self.exponential_decay_length_penalty,
+                likely="the penalty leads to the end-of-text token, which is to be ignored",
             )
         for name, value in search.settled(self).items():
             object.__setattr__(self, name, value)
+        missing = [name for name in self._active() if self.sampler_order and name not in self.sampler_order]
+        if missing:
+            raise InvalidRequest(
+                f"sampler_order and {missing[0]} contradict each other",
+                got=f"{missing[0]}={shown(getattr(self, missing[0]))}, an order without it",
+                expected="every rule that is switched on, in its place",
+                hint=f"add {missing[0]!r} to sampler_order",
+            )
         search.check(self)
+
+    def _require_room(self) -> None:
+        for least, most in (("min_new_tokens", "max_new_tokens"), ("min_length", "max_length")):
+            low, high = getattr(self, least), getattr(self, most)
+            if high is not None and low > high:
+                raise InvalidRequest(
+                    f"{least} and {most} contradict each other",
+                    got=f"{least}={low}, {most}={high}",
+                    expected=f"{least} <= {most}",
+                    hint=f"{most}={low}",
+                )
+
+    def _active(self) -> list[str]:
+        """The rules that are switched on, in the default order; bad_words counts as bad_words_ids."""
+        off = {name: RULES[name].spec.default for name in RULE_ORDER}
+        active = {name for name in RULE_ORDER if getattr(self, name) != off[name]}
+        active |= {"temperature"} if self.dynatemp_range > 0 else set()
+        active |= {"bad_words_ids"} if self.bad_words else set()
+        active -= {"temperature"} if self.temperature == 0.0 else set()
+        return [name for name in RULE_ORDER if name in active]
+
+    @property
+    def rules(self) -> tuple[str, ...]:
+        """The rules that are switched on, in the order in which they are applied."""
+        active = self._active()
+        return tuple(name for name in self.sampler_order or RULE_ORDER if name in active)
 
     @property
     def greedy(self) -> bool:
@@ -150,6 +261,9 @@ class SamplingParams:
         options = transformers_names.ours(options, RULES)
         _require_known(options)
         merged = {**(preset_fields(preset) if preset is not None else {}), **options}
+        if options.get("max_length") is not None and "max_new_tokens" not in options:
+            merged["max_new_tokens"] = options["max_length"]  # so that max_length is the limit
+        _refuse_idle(merged, options)
         if (reason := _why_nothing_is_drawn(merged, options)) is not None:
             used = ("top_k",) if options.get("penalty_alpha") else ()
             _refuse_void(options, reason, used)
@@ -176,8 +290,37 @@ PRESETS: Final[Mapping[str, Mapping[str, Any]]] = MappingProxyType(
 """Named sets of options. story: varied prose that does not circle; chat: one turn, up to where the other
 speaker begins; code: near the most probable, since one odd token breaks it; exact: greedy."""
 
-# Options that say how to draw; with temperature 0 nothing is drawn.
-_DRAW_ONLY: Final = ("top_k", "top_p", "min_p")
+_DRAW_ONLY: Final = (
+    "dynatemp_range",
+    "top_n_sigma",
+    "top_h",
+    "top_k",
+    "top_p",
+    "min_p",
+    "typical_p",
+    "epsilon_cutoff",
+    "eta_cutoff",
+    "xtc_probability",
+    "mirostat",
+)
+"""Options that say how to draw; with temperature 0 nothing is drawn."""
+
+_PENALTIES: Final = ("repetition_penalty", "frequency_penalty", "presence_penalty")
+
+_SERVES: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
+    {
+        "dynatemp_exponent": ("dynatemp_range",),
+        "xtc_threshold": ("xtc_probability",),
+        "mirostat_tau": ("mirostat",),
+        "mirostat_eta": ("mirostat",),
+        "repeat_last_n": _PENALTIES,
+        "dry_base": ("dry_multiplier",),
+        "dry_allowed_length": ("dry_multiplier",),
+        "dry_penalty_last_n": ("dry_multiplier",),
+        "dry_sequence_breakers": ("dry_multiplier",),
+    }
+)
+"""Options that do nothing unless one of these others is switched on."""
 
 
 def preset_fields(preset: str) -> dict[str, Any]:
@@ -222,12 +365,41 @@ def _refuse_void(options: Mapping[str, Any], reason: tuple[str, Any], used: tupl
             )
 
 
+def _refuse_idle(merged: Mapping[str, Any], options: Mapping[str, Any]) -> None:
+    """Options, asked for by name, that serve a rule that is off."""
+
+    def on(name: str) -> bool:
+        return bool(merged.get(name, RULES[name].spec.default) != RULES[name].spec.default)
+
+    for name, masters in _SERVES.items():
+        if name in options and on(name) and not any(map(on, masters)):
+            raise InvalidRequest(
+                f"{name} has no effect without {' or '.join(masters)}",
+                got=f"{name}={shown(options[name])}",
+                expected=f"{' or '.join(masters)}, too",
+                hint=f"leave out {name}, or set {masters[0]}",
+            )
+
+
+def contradiction(*, likely: str, **options: Any) -> InvalidRequest:
+    """The error for two options that cannot both be meant; it names both."""
+    names = list(options)
+    return InvalidRequest(
+        f"{' and '.join(names)} contradict each other",
+        got=", ".join(f"{name}={shown(value)}" for name, value in options.items()),
+        expected="one of them",
+        likely=likely,
+        hint=f"leave out {names[-1]}",
+    )
+
+
 def fields_table() -> list[tuple[str, str, str, str, str, str]]:
     """(name, type, default, range, meaning, paper) of every field, as text, for documentation."""
     rows = []
     for rule in RULES.values():
         spec = rule.spec
         type_name = f"{spec.type.__name__}, several" if spec.multiple else spec.type.__name__
-        default = {None: "none", (): "none"}.get(spec.default, str(spec.default))
+        type_name = "JSON" if spec.json else type_name
+        default = "none" if spec.default in (None, ()) else str(spec.default)
         rows.append((spec.name, type_name, default, spec.range, spec.help, spec.paper or ""))
     return rows

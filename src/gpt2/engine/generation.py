@@ -20,33 +20,18 @@ from gpt2.decoding.speculation import assisted
 from gpt2.decoding.strategies import strategy_for
 from gpt2.decoding.tree import MakeStrategy
 from gpt2.engine.branches import Driver, NativeTree
+from gpt2.engine.native_params import native_params
 from gpt2.engine.post import Post
 from gpt2.engine.prompts import Ids, end_ids
 from gpt2.engine.requests import DrivenRequest, Key, PlainRequest, Request
 from gpt2.engine.run import Run, stops_in
-from gpt2.errors import Overloaded
+from gpt2.errors import InvalidRequest, Overloaded
 from gpt2.protocols import Chunk, Cut
 from gpt2.tokenizer import Tokenizer
 
 IN_FLIGHT = 256
 """Alternatives that one call keeps in the engine at a time: a full batch. Its other prompts wait outside, so
 that they do not fill the queue."""
-
-
-def native_params(params: SamplingParams, seed: int, ends: frozenset[int]) -> _native.SamplerParams:
-    """The part of the options that the native sampler takes; `ends` are the end-of-text ids."""
-    native = _native.SamplerParams()
-    native.temperature = params.temperature
-    native.top_k = params.top_k
-    native.top_p = params.top_p
-    native.min_p = params.min_p
-    native.repetition_penalty = params.repetition_penalty
-    native.no_repeat_ngram_size = params.no_repeat_ngram_size
-    native.min_new_tokens = params.min_new_tokens
-    native.stop_token_ids = sorted({*ends, *params.stop_token_ids})
-    native.seed = seed
-    native.logprobs = -1 if params.logprobs is None else params.logprobs
-    return native
 
 
 class Generation:
@@ -81,7 +66,7 @@ class Generation:
         self._salt = salt
         self._timeout = timeout
         self._ends: frozenset[int] = frozenset() if params.ignore_eos else end_ids(config, tokenizer)
-        self._native_params = native_params(params, seed, self._ends)
+        self._native_params = native_params(params, seed, self._ends, tokenizer)
 
     @property
     def native(self) -> _native.Engine:
@@ -127,6 +112,7 @@ class Generation:
 
     def submit(self, post: Post, at: int, ids: Ids, cut: Cut | None) -> Request:
         """Submit a prompt. The prompt is encoded once for all its alternatives."""
+        room = self._room(ids)
         drafts = self._tree(post, self._assistant) if self._assistant is not None else None
         make = self._strategy if drafts is None else assisted(drafts)
         if make is None:
@@ -134,7 +120,7 @@ class Generation:
             number = mailbox.submit(
                 ids,
                 self._native_params,
-                max_new_tokens=self._params.max_new_tokens,
+                max_new_tokens=room,
                 alternatives=self._params.n,
                 slide=self._params.overflow == "slide",
                 salt=self._salt,
@@ -148,7 +134,10 @@ class Generation:
                 drafts.mailbox.cancel(drafts.request)
             raise
         trees = [tree] if drafts is None else [tree, drafts]
-        driver = Driver(make(tree, ids.tolist(), self._params, self._ends))
+        params = self._params
+        if room != params.max_new_tokens:
+            params = params.replace(max_new_tokens=room, min_new_tokens=min(room, params.min_new_tokens))
+        driver = Driver(make(tree, ids.tolist(), params, self._ends))
         return DrivenRequest(trees, driver, self._runs(at, ids, cut), slow=self._slow)
 
     def _tree(self, post: Post, native: _native.Engine) -> NativeTree:
@@ -168,7 +157,22 @@ class Generation:
         """Those of a branch; they draw with the request's seed unless they name one."""
         if params is None or params is self._params:
             return self._native_params
-        return native_params(params, self._seed if params.seed is None else params.seed, self._ends)
+        seed = self._seed if params.seed is None else params.seed
+        return native_params(params, seed, self._ends, self._tokenizer)
+
+    def _room(self, ids: Ids) -> int:
+        """Tokens that may be generated after this prompt."""
+        params = self._params
+        if params.max_length is None:
+            return params.max_new_tokens
+        if ids.size >= params.max_length:
+            raise InvalidRequest(
+                "max_length leaves no room for a token",
+                got=f"max_length={params.max_length}, a prompt of {ids.size} tokens",
+                expected="more than the prompt has",
+                hint="max_new_tokens counts without the prompt",
+            )
+        return min(params.max_new_tokens, params.max_length - int(ids.size))
 
     def nothing(self, at: int, ids: Ids, cut: Cut | None) -> Iterator[tuple[int, Chunk]]:
         """What a prompt gets for max_new_tokens=0."""
@@ -190,6 +194,7 @@ class Generation:
                 ends=self._ends,
                 decoder=self._tokenizer.stream(skip=skip) if self._tokenizer is not None else None,
                 known_ids=self._tokenizer.vocab_size if self._tokenizer is not None else 0,
+                room=self._room(ids),
             )
             for k in range(self._params.n)
         ]

@@ -18,7 +18,7 @@ import numpy as np
 
 from gpt2 import _native
 from gpt2.decoding import SamplingParams
-from gpt2.engine.generation import native_params
+from gpt2.engine.native_params import native_params
 from gpt2.weights.fingerprint import fingerprint
 
 if TYPE_CHECKING:

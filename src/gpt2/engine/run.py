@@ -7,6 +7,7 @@ strategy.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from time import monotonic
 from typing import TypeAlias
 
 from gpt2.decoding import SamplingParams
@@ -35,7 +36,9 @@ class Run:
         ends: frozenset[int],
         decoder: StreamDecoder | None,
         known_ids: int,
+        room: int | None = None,
     ) -> None:
+        """room: tokens that may come, where that is not params.max_new_tokens."""
         self.params = params
         self.prompt_index = prompt_index
         self.index = index
@@ -54,6 +57,8 @@ class Run:
         self._top: list[tuple[tuple[int, float], ...]] = []
         self._stop: str | int | None = None
         self._score: float | None = None
+        self._room = params.max_new_tokens if room is None else room
+        self._deadline = None if params.max_time is None else monotonic() + params.max_time
 
     def accept(self, event: Event) -> Chunk:
         """Take the token that was chosen; the chunk holds the text that it makes certain."""
@@ -96,8 +101,10 @@ class Run:
             self.finish, self._stop = "stop", token
         else:
             text = self._feed(self._text_of(token))
-        if self.finish is None and len(self._tokens) >= self.params.max_new_tokens:
+        if self.finish is None and len(self._tokens) >= self._room:
             self.finish = "length"
+        if self.finish is None and self._deadline is not None and monotonic() >= self._deadline:
+            self.finish = "time"
         return text
 
     def chunk(self, text: str, new_tokens: int) -> Chunk:

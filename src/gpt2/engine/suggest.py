@@ -21,7 +21,7 @@ from gpt2.decoding.healing import Healed, TokenIndex
 from gpt2.decoding.suggest import Prefix, suggesting
 from gpt2.decoding.tree import Emit
 from gpt2.engine.branches import Driver, NativeBranch, NativeTree
-from gpt2.engine.generation import native_params
+from gpt2.engine.native_params import native_params
 from gpt2.protocols import Suggestion
 
 KEPT: Final = 16

@@ -89,12 +89,12 @@ nb::object process(sampling::Sampler& sampler, const Logits& logits, const sampl
   });
 }
 
-}  // namespace
+using sampling::Params;
 
-void bind_sampler(nb::module_& m) {
-  using sampling::Params;
-  nb::class_<Params>(m, "SamplerParams", "The part of gpt2.decoding.SamplingParams that the sampler sees.")
-      .def(nb::init<>())
+// What shapes the draw.
+nb::class_<Params> bind_draw_params(nb::module_& m) {
+  nb::class_<Params> params(m, "SamplerParams", "The part of gpt2.decoding.SamplingParams that the sampler sees.");
+  params.def(nb::init<>())
       .def_prop_rw("sampler_order", &order, &set_order)
       .def_rw("temperature", &Params::temperature)
       .def_rw("dynatemp_range", &Params::dynatemp_range)
@@ -112,8 +112,14 @@ void bind_sampler(nb::module_& m) {
       .def_rw("mirostat", &Params::mirostat)
       .def_rw("mirostat_tau", &Params::mirostat_tau)
       .def_rw("mirostat_eta", &Params::mirostat_eta)
-      .def_rw("min_tokens_to_keep", &Params::min_tokens_to_keep)
-      .def_rw("repetition_penalty", &Params::repetition_penalty)
+      .def_rw("min_tokens_to_keep", &Params::min_tokens_to_keep);
+  return params;
+}
+
+// What looks at the history, and what goes with a request.
+void bind_params(nb::module_& m) {
+  nb::class_<Params> params = bind_draw_params(m);
+  params.def_rw("repetition_penalty", &Params::repetition_penalty)
       .def_rw("frequency_penalty", &Params::frequency_penalty)
       .def_rw("presence_penalty", &Params::presence_penalty)
       .def_rw("repeat_last_n", &Params::repeat_last_n)
@@ -142,6 +148,12 @@ void bind_sampler(nb::module_& m) {
       .def_rw("eos_token_ids", &Params::eos_token_ids)
       .def_rw("seed", &Params::seed)
       .def_rw("logprobs", &Params::logprobs);
+}
+
+}  // namespace
+
+void bind_sampler(nb::module_& m) {
+  bind_params(m);
   nb::class_<sampling::State>(m, "SamplerState", "What the rules carry from one token of a sequence to the next.")
       .def(nb::init<>())
       .def("copy", [](const sampling::State& state) { return state; })

@@ -187,9 +187,12 @@ void Candidates::temperature(const Params& params) {
     const double part = std::clamp(entropy(s) / std::log(static_cast<double>(s.count)), 0.0, 1.0);
     t = low + (high - low) * std::pow(part, params.dynatemp_exponent);
   }
+  // Where the largest was taken away (xtc, typical_p) a small temperature would leave no weight to any.
+  const float largest = whole_ ? 0.0f : largest_z();
+  offset_ += static_cast<double>(largest);
   const float divisor = std::max(to_float(t), std::numeric_limits<float>::min());
   if (whole_) temperature_ = divisor;
-  for (std::size_t i = 0; i < count_; ++i) z_[i] /= divisor;
+  for (std::size_t i = 0; i < count_; ++i) z_[i] = (z_[i] - largest) / divisor;
   keep_if([&](std::size_t i) { return z_[i] > -std::numeric_limits<float>::infinity(); });
   offset_ /= static_cast<double>(divisor);
 }
@@ -290,7 +293,7 @@ void Candidates::typical_p(double p) {
   for (std::size_t i = 0; i < count_; ++i) rank_[i] = -static_cast<float>(std::abs(static_cast<double>(z_[i]) - mean));
   const double total = weigh();
   const std::size_t cut = crossing(rank_, p * total);
-  if (cut == count_) return;
+  if (cut == count_ || count_ <= min_keep_) return;
   float least = rank_[cut];
   if (min_keep_ > 1 && count_ > min_keep_) {
     std::copy_n(rank_.begin(), count_, weight_.begin());

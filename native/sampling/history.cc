@@ -58,6 +58,16 @@ bool at_last_token(const Params& params, const Place& place) {
   return is(place.generated, params.max_new_tokens) || is(place.length, params.max_length);
 }
 
+void force_token(Rule rule, float* scores, std::size_t vocab_size, const Params& params, const Place& place) {
+  if (rule == Rule::kForcedBos && place.length == 1) force(scores, vocab_size, &params.forced_bos_token_id, 1);
+  if (rule == Rule::kForcedEos && at_last_token(params, place))
+    force(scores, vocab_size, params.forced_eos_token_id.data(), params.forced_eos_token_id.size());
+  if (rule != Rule::kForcedDecoderIds) return;
+  for (const auto& [position, id] : params.forced_decoder_ids) {
+    if (static_cast<std::size_t>(position) == place.length) force(scores, vocab_size, &id, 1);
+  }
+}
+
 // How many ids at the end of the window may take part in a repetition: those after the last sequence breaker.
 std::size_t after_breaker(const std::int32_t* ids, std::size_t length, const std::vector<Ids>& breakers) {
   for (std::size_t back = 0; back < length; ++back) {
@@ -144,7 +154,6 @@ void HistoryRules::apply(Rule rule, float* scores, const Params& params, const P
     return Window{place.history + place.length - n, n};
   };
   const auto is = [](std::size_t n, int limit) { return n < static_cast<std::size_t>(limit); };
-  const std::size_t vocab_size = count_.size();
   const std::size_t generated = std::min(place.generated, place.length);
   switch (rule) {
     case Rule::kLogitBias:
@@ -179,23 +188,14 @@ void HistoryRules::apply(Rule rule, float* scores, const Params& params, const P
       if (is(place.generated, params.min_new_tokens)) ban(scores, params.stop_token_ids);
       return;
     case Rule::kForcedBos:
-      if (place.length == 1) force(scores, vocab_size, &params.forced_bos_token_id, 1);
-      return;
     case Rule::kForcedEos:
-      if (at_last_token(params, place))
-        force(scores, vocab_size, params.forced_eos_token_id.data(), params.forced_eos_token_id.size());
-      return;
+    case Rule::kForcedDecoderIds: return force_token(rule, scores, count_.size(), params, place);
     case Rule::kExponentialDecay: return decay(scores, params, place);
     case Rule::kSuppressTokens: return ban(scores, params.suppress_tokens);
     case Rule::kBeginSuppressTokens:
       // With a forced first token, what begins the text is the one after it (transformers counts so too).
       if (place.generated == (place.length - generated == 1 && params.forced_bos_token_id >= 0 ? 1u : 0u))
         ban(scores, params.begin_suppress_tokens);
-      return;
-    case Rule::kForcedDecoderIds:
-      for (const auto& [position, id] : params.forced_decoder_ids) {
-        if (static_cast<std::size_t>(position) == place.length) force(scores, vocab_size, &id, 1);
-      }
       return;
     default: return;  // shapes the draw: candidates.h
   }

@@ -203,6 +203,15 @@ def test_xtc_draws_follow_the_formula() -> None:
     check(logits, {"xtc_probability": 0.4}, 0.6 * p + 0.4 * rest / rest.sum())
 
 
+def test_a_small_temperature_after_xtc_leaves_the_best_of_the_rest() -> None:
+    logits = np.log(np.array([0.5, 0.3, 0.15, 0.05])).astype(np.float32)
+    order = ("xtc_probability", "temperature")
+    params = SamplingParams(xtc_probability=1.0, temperature=1e-30, sampler_order=order)
+    nothing = np.empty(0, np.int32)
+    assert sampling.next_token(logits, params) == 2
+    assert _native.Sampler(4).next(logits, native_params(params), nothing)[0] == 2
+
+
 def test_dynamic_temperature_draws_follow_the_formula() -> None:
     logits = random_logits(40, 4, 1.5)
     p = softmax(logits.astype(np.float64))

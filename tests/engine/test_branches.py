@@ -16,7 +16,8 @@ import gpt2
 from checkpoints import random_gpt2, saved
 from gpt2 import SamplingParams, _native
 from gpt2.decoding.tree import Answer, Ask, Emit, Extend, MakeStrategy, Strategy, Tree, Wait
-from gpt2.engine.generation import Generation, native_params
+from gpt2.engine.generation import Generation
+from gpt2.engine.native_params import native_params
 
 V, C, L, WINDOW = 151, 44, 3, 140
 

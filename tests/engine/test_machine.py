@@ -29,7 +29,7 @@ from hypothesis.stateful import (
 import gpt2
 from checkpoints import random_gpt2, saved
 from gpt2 import SamplingParams, _native, errors
-from gpt2.engine.generation import native_params
+from gpt2.engine.native_params import native_params
 
 V, WINDOW = 151, 140
 BOXES = 3

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 import gpt2
 from checkpoints import random_gpt2, saved
 from gpt2 import SamplingParams, _native
-from gpt2.engine.generation import native_params
+from gpt2.engine.native_params import native_params
 
 V, WINDOW = 151, 140
 

@@ -89,9 +89,9 @@ def bad_words_ids(
         raise InvalidRequest(
             "bad_words", got="a model without a tokenizer", expected="token ids", hint="use bad_words_ids"
         )
-    for word in params.bad_words if tokenizer is not None else ():
-        assert tokenizer is not None
-        sequences += [tuple(tokenizer.encode(word)), tuple(tokenizer.encode(f" {word.lstrip()}"))]
+    if tokenizer is not None:
+        for word in params.bad_words:
+            sequences += [tuple(tokenizer.encode(word)), tuple(tokenizer.encode(f" {word.lstrip()}"))]
     return list(dict.fromkeys(sequences))
 
 

@@ -22,7 +22,8 @@ LOWEST: Final = np.float32(-np.inf)
 
 def from_largest(scores: Floats) -> Floats:
     """z = score - largest. Changes no probability, and keeps a small temperature from overflowing."""
-    z: Floats = scores - scores.max()
+    with np.errstate(over="ignore"):
+        z: Floats = scores - scores.max()
     return z
 
 
@@ -179,9 +180,9 @@ def _temperature(z: Floats, params: SamplingParams, place: Place) -> Floats:
     t = params.temperature
     if params.dynatemp_range > 0:
         t = dynamic_temperature(z, t, params.dynatemp_range, params.dynatemp_exponent)
-    with np.errstate(over="ignore"):
-        out: Floats = z / np.float32(t)
-    return out
+    # Counted from the largest again: where that was taken away (xtc, typical_p) a small temperature would
+    # leave no weight to any.
+    return divide_by_temperature(z, t)
 
 
 def _xtc(z: Floats, params: SamplingParams, place: Place) -> Floats:

@@ -76,6 +76,9 @@ def test_native_equals_numpy(
 ) -> None:
     size = len(logits)
     params = fit(params, size)
+    # An end-of-text token alone is no bad word to the engine, which is what makes the native options.
+    words = [ids for ids in params.bad_words_ids if ids != (size - 1,)]
+    params = params.replace(bad_words_ids=words)
     mask = None
     if data.draw(st.integers(0, 4)) == 0:
         mask = bits(np.random.default_rng(data.draw(st.integers(0, 99))).random(size) < 0.5)

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -162,3 +164,23 @@ def test_beams_leave_no_memory_behind(models: list[gpt2.LanguageModel]) -> None:
     asyncio.run(asyncio.sleep(0.2))
     stats = models[0].stats()
     assert (stats.running, stats.waiting, stats.blocks_used) == (0, 0, 0), dataclasses.asdict(stats)
+
+
+@pytest.mark.parametrize("left", ["nothing", "a stream"])
+def test_a_process_ends_well_after_async_calls(left: str) -> None:
+    """The background thread is not stopped in the middle of native code, which would abort the process."""
+    go_on = "asyncio.get_event_loop_policy().new_event_loop().run_until_complete(begin())"
+    code = f"""
+import asyncio, gpt2
+lm = gpt2.load()
+async def every():
+    await asyncio.gather(*(lm.agenerate("Once", max_new_tokens=2, seed=k) for k in range(8)))
+async def begin():
+    global stream
+    stream = lm.astream("Once", num_beams=2, max_new_tokens=300, ignore_eos=True)
+    await anext(stream)
+{go_on if left == "a stream" else "asyncio.run(every())"}
+"""
+    for _ in range(3):
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr

@@ -8,10 +8,13 @@ those that run a caller's code (a logits processor may take any time) run on wor
 from __future__ import annotations
 
 import asyncio
+import atexit
 import threading
+import weakref
 from collections import defaultdict
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import TypeAlias
 
 from gpt2 import _native
@@ -62,6 +65,7 @@ class Dispatcher:
         self._post: Post | None = None
         self._active: dict[Key, _Entry] = {}
         self._thread: threading.Thread | None = None
+        self._at_exit: Callable[[], None] = _nothing
         self._workers: ThreadPoolExecutor | None = None
 
     async def run(
@@ -107,6 +111,9 @@ class Dispatcher:
                     target=self._drive, args=(self._post,), name="gpt2-async", daemon=True
                 )
                 self._thread.start()
+                atexit.unregister(self._at_exit)
+                self._at_exit = partial(_end_thread, weakref.ref(self), self._thread)
+                atexit.register(self._at_exit)
             self._changed.notify()
 
     def _was_read(self, reader: _Reader) -> None:
@@ -137,6 +144,12 @@ class Dispatcher:
                     for key in entry.request.keys:
                         self._post.cancel(key)
             self._changed.notify()
+
+    def _abandon(self) -> None:
+        with self._lock:
+            readers = {id(entry.reader): entry.reader for entry in self._active.values()}
+        for reader in readers.values():
+            self._forget(reader)
 
     def _drive(self, post: Post) -> None:
         """The background thread."""
@@ -205,6 +218,18 @@ class Dispatcher:
                 reader.live = 0
                 reader.unread += 1
                 _send([(reader, error)])
+
+
+def _nothing() -> None:
+    pass
+
+
+def _end_thread(owner: weakref.ref[Dispatcher], thread: threading.Thread) -> None:
+    """At the interpreter's exit: what still runs is abandoned, and the thread ends before Python would stop
+    it in the middle of native code, which ends the process. Keeps no engine alive."""
+    if (dispatcher := owner()) is not None:
+        dispatcher._abandon()
+    thread.join()
 
 
 def _step(request: Request, events: list[Delivered]) -> list[Item]:

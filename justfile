@@ -25,7 +25,6 @@ test *arguments:
 docs:
     python docs/reference/print_pages.py
     python docs/reference/print_sampling.py
-    python docs/reference/print_sampling.py
 
 # How fast it starts, and how large it is.
 startup:

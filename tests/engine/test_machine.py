@@ -256,7 +256,10 @@ class EngineMachine(RuleBasedStateMachine):
         stats = self.lm.stats()
         assert stats.blocks_used + stats.blocks_cached + stats.blocks_free == stats.blocks
         assert stats.running <= MAX_BATCH
-        assert stats.waiting + stats.running == sum(len(self.asked[b][n].live) for b, n in self.live())
+        going = stats.waiting + stats.running
+        assert going == sum(box.live for box in self.boxes)
+        # A step that one mailbox waits for runs the others' requests, too: their last tokens may be unread.
+        assert going <= sum(len(self.asked[b][n].live) for b, n in self.live())
 
     def teardown(self) -> None:
         if not hasattr(self, "asked"):

@@ -75,6 +75,8 @@ WRONG: list[tuple[str, Any]] = [
     ("temperature", 1e-300),
     ("temperature", "1"),
     ("temperature", None),
+    ("max_new_tokens", 2**31),
+    ("min_new_tokens", 2**63),
     ("top_k", -1),
     ("top_k", 2**31),
     ("top_p", 0),

@@ -71,12 +71,12 @@ def _temperature(value: Any) -> float:
 
 LENGTHS = (
     row(
-        "max_new_tokens", int, 128, integer(0), "a whole number, 0 or more",
+        "max_new_tokens", int, 128, integer(0, 2**31 - 1), "a whole number, 0 or more",
         "At most this many tokens are generated.",
         example="max_new_tokens=8",
     ),
     row(
-        "min_new_tokens", int, 0, integer(0), "a whole number, 0 or more",
+        "min_new_tokens", int, 0, integer(0, 2**31 - 1), "a whole number, 0 or more",
         "The end-of-text token and the stop token ids cannot come before this many tokens.",
         example="min_new_tokens=3",
     ),

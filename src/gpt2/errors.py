@@ -9,6 +9,7 @@
     │   ├── CorruptFile       truncated, malformed or lying about its lengths
     │   └── UnsafeFile        a pickle that asks for more than tensors
     ├── TokenizerError        vocabulary or merges that cannot be used
+    ├── DataError             a text to train on, or prepared tokens, that cannot be used
     ├── ModelNotFound         neither a directory nor a model that the hub (or its cache) has
     ├── HubError              the hub could not be reached, or the download could not be stored
     ├── EngineError           the machine or the build lacks what was asked for
@@ -110,6 +111,10 @@ class UnsafeFile(WeightsError):
 
 class TokenizerError(Error):
     code = "tokenizer"
+
+
+class DataError(Error):
+    code = "data"
 
 
 class ModelNotFound(Error):

@@ -17,6 +17,11 @@
     │   └── DeadlineExpired   the request waited in the queue longer than its deadline
     ├── SessionError          a session's file that cannot be read or written
     │   └── SessionMismatch   it was saved with another model, or by a build that computes other bits
+    ├── TrainingError         a training run cannot start, or cannot go on
+    │   ├── LossDiverged      the loss or its gradient is no number; the last good state was saved
+    │   ├── SettingsChanged   a run is to be resumed with other settings, data or weights
+    │   └── CheckpointError   a checkpoint cannot be written, or none can be read
+    │       └── FolderInUse   another process trains in this folder
     └── OutOfMemory           an allocation failed; nothing was changed      (also a MemoryError)
 
     ApproximateResult         a warning (a UserWarning): the answer was made, but not from all that was given
@@ -143,6 +148,26 @@ class SessionError(Error):
 
 class SessionMismatch(SessionError):
     code = "session_mismatch"
+
+
+class TrainingError(Error):
+    code = "training"
+
+
+class LossDiverged(TrainingError):
+    code = "loss_diverged"
+
+
+class SettingsChanged(TrainingError):
+    code = "settings_changed"
+
+
+class CheckpointError(TrainingError):
+    code = "checkpoint"
+
+
+class FolderInUse(CheckpointError):
+    code = "folder_in_use"
 
 
 class OutOfMemory(Error, MemoryError):

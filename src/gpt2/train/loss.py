@@ -1,0 +1,102 @@
+"""The loss over the vocabulary, without the logits ever existing whole.
+
+Logits of B = 8, T = 1024 and V = 50257 are 1.6 GB, and their gradient as much again. Here the head and the
+cross-entropy are computed for a few rows at a time, and the gradients with respect to the hidden states and
+to the head are made on the way forward, while those logits are at hand; the backward pass only scales them.
+
+    N rows (B T), C = n_embd, V vocabulary, R rows at a time
+
+Under autocast the products are in its dtype and the loss in float32, as `functional.cross_entropy` of
+`functional.linear` has it. It knows nothing of models: a matrix, hidden states, targets.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+NO_LOSS = -100
+"""A target that does not count, as in PyTorch's cross_entropy."""
+
+
+def cross_entropy(hidden: Tensor, head: Tensor, targets: Tensor, *, rows: int = 1024) -> Tensor:
+    """The sum of -log softmax(hidden head^T)[target] over the rows whose target is not NO_LOSS, in nats.
+
+    Args:
+        hidden: [N, C], of any float dtype.
+        head: [V, C].
+        targets: [N] int64, in [0, V) or NO_LOSS.
+        rows: R, how many rows of logits exist at once.
+
+    Returns a scalar: float64 for float64 inputs, otherwise float32. A sum and not a mean, because what it is
+    to be divided by is known only to whoever sees all parts of a batch. Differentiable once.
+    """
+    device = hidden.device.type
+    if torch.is_autocast_enabled(device):
+        dtype = torch.get_autocast_dtype(device)
+        hidden = hidden.to(dtype)  # a cast that autograd sees, so that gradients come back in their own dtype
+        with torch.autocast(device, enabled=False):
+            return _sum(hidden, head, targets, rows, dtype)
+    return _sum(hidden, head, targets, rows, head.dtype)
+
+
+def _sum(hidden: Tensor, head: Tensor, targets: Tensor, rows: int, dtype: torch.dtype) -> Tensor:
+    return SlicedCrossEntropy.apply(hidden, head, targets, rows, dtype)
+
+
+class SlicedCrossEntropy(torch.autograd.Function):
+    """See cross_entropy. `dtype` is that of the matrix products."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, hidden: Tensor, head: Tensor, targets: Tensor, rows: int, dtype: torch.dtype
+    ) -> Tensor:
+        x, w = hidden.to(dtype), head.to(dtype)
+        wants_x, wants_w = ctx.needs_input_grad[0], ctx.needs_input_grad[1]
+        grad_x = torch.empty_like(x) if wants_x else None  # [N, C]
+        grad_w = torch.zeros_like(head) if wants_w else None  # [V, C], in the head's own precision
+        total = torch.zeros((), dtype=torch.float64 if dtype == torch.float64 else torch.float32)
+        total = total.to(hidden.device)
+        for start in range(0, x.shape[0], rows):
+            part = x[start : start + rows]  # [R, C]
+            wanted = targets[start : start + rows]  # [R]
+            loss, grad = slice_loss(part @ w.T, wanted, wants_x or wants_w)
+            total = total + loss
+            if grad is None:
+                continue
+            grad = grad.to(dtype)  # [R, V]
+            if grad_x is not None:
+                torch.mm(grad, w, out=grad_x[start : start + rows])
+            if grad_w is not None:
+                if grad_w.dtype == dtype:
+                    grad_w.addmm_(grad.T, part)
+                else:
+                    grad_w.add_(grad.T @ part)
+        ctx.save_for_backward(grad_x, grad_w)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None]:
+        (scale,) = grads
+        grad_x, grad_w = ctx.saved_tensors
+        out_x = None if grad_x is None else grad_x * scale.to(grad_x.dtype)
+        out_w = None if grad_w is None else grad_w.mul_(scale.to(grad_w.dtype))  # ours alone: no copy
+        return out_x, out_w, None, None, None
+
+
+def slice_loss(logits: Tensor, targets: Tensor, wants_gradient: bool) -> tuple[Tensor, Tensor | None]:
+    """[R, V] logits -> the sum of the losses, and its gradient softmax - onehot (0 where NO_LOSS)."""
+    if logits.dtype in (torch.bfloat16, torch.float16):
+        logits = logits.float()
+    counted = targets != NO_LOSS  # [R]
+    index = targets.clamp(min=0)[:, None]  # [R, 1]
+    log_z = logits.logsumexp(-1, keepdim=True)  # [R, 1]
+    picked = log_z - logits.gather(1, index)
+    loss = torch.where(counted[:, None], picked, 0).sum()
+    if not wants_gradient:
+        return loss, None
+    grad = logits.sub_(log_z).exp_()  # softmax, in the memory of the logits
+    grad.scatter_add_(1, index, torch.full_like(log_z, -1.0))
+    return loss, grad.mul_(counted[:, None])

@@ -77,7 +77,6 @@ def driven(tree: Tree, prompt: Sequence[int], params: SamplingParams, ends: froz
                 top=[choice.top],
                 alternative=k,
                 finish=finish,
-                slides=getattr(branches[k], "slides"),  # noqa: B009
             )
             if done:
                 branches.pop(k).drop()

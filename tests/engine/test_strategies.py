@@ -126,7 +126,7 @@ def test_the_window(kind: dict[str, Any], overflow: str, models: list[gpt2.Langu
     (got,) = together(models[0], [(ids, options)])
     for one in got:
         if overflow == "slide":
-            assert (one.finish_reason, len(one.tokens)) == ("length", 12)
+            assert (one.finish_reason, len(one.tokens), one.slides) == ("length", 12, 1)
         else:
             # What is chosen after the last place of the window needs no place, unless it is computed first.
             assert (one.finish_reason, len(one.tokens)) == ("context", 5 if "penalty_alpha" in kind else 6)

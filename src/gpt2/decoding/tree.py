@@ -22,7 +22,7 @@ V vocabulary size, C = n_embd, R rows asked for.
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
 
 from gpt2.protocols import FinishReason
@@ -170,7 +170,6 @@ class Emit:
     finish: FinishReason | None = None
     score: float | None = None
     """Of the whole alternative, where the strategy ranks them (beams); with `finish`."""
-    slides: int = field(default=0)
 
 
 Strategy: TypeAlias = Generator["Wait | Emit", "list[Answer] | None", None]

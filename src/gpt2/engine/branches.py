@@ -66,6 +66,7 @@ class NativeBranch:
         length, choices, ids, scores, logits, hidden, layers = reply
         self._length = length
         self.slides = slides
+        self.tree.slid(self)
         return Answer(
             choices=tuple([Choice(token, logprob, tuple(top)) for token, logprob, top in choices]),
             ids=ids,
@@ -98,6 +99,7 @@ class NativeTree:
         """Of the mailbox, in its reader's Post."""
         self.request = mailbox.begin(slide, share_prefix, salt, timeout or 0.0)
         self.branches: dict[int, NativeBranch] = {}
+        self._slides: dict[int, int] = {}  # by alternative: the most of its branches, the dropped ones too
         self._vocab_size = vocab_size
         self._native_params = native_params
         self.ended = ended
@@ -124,7 +126,18 @@ class NativeTree:
 
     def added(self, branch: NativeBranch) -> NativeBranch:
         self.branches[branch.number] = branch
+        self.slid(branch)
         return branch
+
+    def slid(self, branch: NativeBranch) -> None:
+        """Remember how often the branch's window has slid; the branch may be dropped before anybody asks."""
+        self._slides[branch.alternative] = max(self._slides.get(branch.alternative, 0), branch.slides)
+
+    def slides(self, alternative: int | None) -> int:
+        """How often the window has slid under the branches that draw as an alternative does; under any
+        branch, if None, or if none draws so (beams)."""
+        of_any = max(self._slides.values(), default=0)
+        return of_any if alternative is None else self._slides.get(alternative, of_any)
 
     def extend(self, branch: NativeBranch, tokens: Sequence[int], ask: Ask) -> bool:
         """False when the window is full."""

@@ -112,12 +112,6 @@ class DrivenRequest:
         for tree in self._trees.values():
             tree.mailbox.cancel(tree.request)
 
-    def _slides(self, emit: Emit) -> int:
-        """How often the window of the alternative's branches has slid."""
-        branches = self._trees[self.keys[0]].branches.values()
-        own = [branch.slides for branch in branches if branch.alternative == emit.alternative]
-        return max(own or [branch.slides for branch in branches], default=0)
-
     def _chunks(self, go_on: Callable[[], Sequence[Emit]]) -> Chunks:
         try:
             out: Chunks = []
@@ -125,7 +119,11 @@ class DrivenRequest:
                 run = self._runs.get(emit.alternative)
                 if run is None:
                     continue  # a stop string ended it before the strategy knew
-                out.append((run.prompt_index, run.emitted(emit, self._slides(emit))))
+                # A strategy that ranks its texts numbers them by rank, not by what they draw by.
+                slides = self._trees[self.keys[0]].slides(
+                    None if emit.score is not None else emit.alternative
+                )
+                out.append((run.prompt_index, run.emitted(emit, slides)))
                 if run.finish is not None:
                     del self._runs[run.index]
             if self._driver.ended and self._runs:

@@ -75,7 +75,7 @@ class Run:
 
     def emitted(self, emit: Emit, slides: int) -> Chunk:
         """Take what a strategy says is certain; what comes after the end of the text is left away."""
-        self.slides = max(self.slides, emit.slides, slides)
+        self.slides = max(self.slides, slides)
         text, taken = "", 0
         for at, token in enumerate(emit.tokens):
             if self.finish is not None:

@@ -19,7 +19,7 @@ import pytest
 
 import gpt2
 from decoding.structures import SCHEMAS, TOKENS, judges
-from decoding.tree_of_logits import PlainTree, Written, run
+from decoding.trees import FakeTree, Text, run
 from gpt2.decoding import SamplingParams, grammar
 from gpt2.decoding.grammar import MAX_BYTES, Grammars, Structure, structure_of
 from gpt2.decoding.masked import allowed, mask_of, masked, only
@@ -47,19 +47,26 @@ def dice(vocab_size: int, seed: int = 0) -> Any:
     return lambda ids: table[[(7 * at + id) % 64 for at, id in enumerate(ids)]]
 
 
+def tree_of(
+    small: Tokenizer, params: SamplingParams, ends: frozenset[int] = frozenset(), **options: Any
+) -> FakeTree:
+    vocab_size = small.vocab_size + 5
+    return FakeTree(params, ends, vocab_size, dice(vocab_size), text=small.decode_bytes, **options)
+
+
 def write(
     grammars: Grammars, small: Tokenizer, *, ends: Sequence[int] = (EOS,), seed: int = 0, **options: Any
-) -> list[Written]:
+) -> list[Text]:
     params = SamplingParams(**{"max_new_tokens": TOKENS, "seed": seed, **options})
     structure = structure_of(params)
     assert structure is not None
     closers = {*ends, *params.stop_token_ids}
-    tree = PlainTree(dice(small.vocab_size + 5), params, small.vocab_size + 5)
+    tree = tree_of(small, params, frozenset(ends))
     make = masked(lambda: grammars.follow(structure, closers))
-    return run(make, tree, [5, 6, 7], params, frozenset(ends))
+    return run(tree, [5, 6, 7], make)
 
 
-def text_of(small: Tokenizer, written: Written) -> str:
+def text_of(small: Tokenizer, written: Text) -> str:
     tokens = written.tokens[:-1] if written.finish in ("eos", "stop") else written.tokens
     return small.decode_bytes(tokens).decode()
 
@@ -136,11 +143,11 @@ def test_forced_tokens_are_the_tokens_that_encode_gives(grammars: Grammars, smal
 
 def test_what_is_forced_costs_no_step(grammars: Grammars, small: Tokenizer) -> None:
     params = SamplingParams(max_new_tokens=100)
-    tree = PlainTree(dice(small.vocab_size + 5), params, small.vocab_size + 5)
+    tree = tree_of(small, params)
     text = '"forced to the last letter "[xy]'
     make = masked(lambda: grammars.follow(Structure("regex", text), ()))
-    (written,) = run(make, tree, [1], params, frozenset())
-    assert tree.steps == 1
+    (written,) = run(tree, [1], make)
+    assert tree.waits == 1
     assert len(written.tokens) > 10
 
 
@@ -205,9 +212,9 @@ def test_an_alternative_does_not_depend_on_how_many_there_are(grammars: Grammars
 
 def test_a_full_window_ends_it(grammars: Grammars, small: Tokenizer) -> None:
     params = SamplingParams(regex="[ab]{50}", seed=1)
-    tree = PlainTree(dice(small.vocab_size + 5), params, small.vocab_size + 5, window=10)
+    tree = tree_of(small, params, window=10)
     make = masked(lambda: grammars.follow(Structure("regex", "[ab]{50}"), ()))
-    (written,) = run(make, tree, [1, 2, 3], params, frozenset())
+    (written,) = run(tree, [1, 2, 3], make)
     assert written.finish == "context"
     assert len(written.tokens) <= 8
 
@@ -405,7 +412,7 @@ def test_the_bundled_model_in_short() -> None:
     params = SamplingParams(max_new_tokens=100, seed=3, **options)
     structure = structure_of(params)
     assert structure is not None
-    tree = PlainTree(lambda ids: lm.logits(ids), params, lm.config.vocab_size)
+    tree = FakeTree(params, frozenset({eos}), lm.config.vocab_size, lm.logits)
     make = masked(lambda: own.follow(structure, {eos}))
-    (written,) = run(make, tree, lm.tokenizer.encode("Once"), params, frozenset({eos}))
+    (written,) = run(tree, lm.tokenizer.encode("Once"), make)
     judge(lm.tokenizer.decode(written.tokens, skip_special=True))

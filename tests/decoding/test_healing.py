@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import gpt2
-from decoding.tree_of_logits import PlainTree, run
+from decoding.trees import FakeTree, run
 from gpt2.decoding import SamplingParams
 from gpt2.decoding.healing import Healing, TokenIndex, heal
 from gpt2.decoding.masked import allowed, masked
@@ -103,9 +103,9 @@ def index(lm: gpt2.LanguageModel) -> TokenIndex:
 def write(lm: gpt2.LanguageModel, index: TokenIndex, ids: Sequence[int], **options: Any) -> list[list[int]]:
     """The prompt that was kept, with what each alternative added."""
     params = SamplingParams(**{"max_new_tokens": 6, "seed": 1, **options})
-    tree = PlainTree(lambda ids: lm.logits(ids), params, lm.config.vocab_size)
+    tree = FakeTree(params, frozenset(), lm.config.vocab_size, lm.logits)
     kept, rest = heal(index, ids, None)
-    written = run(masked(lambda: Healing(index, rest)), tree, kept, params, frozenset())
+    written = run(tree, kept, masked(lambda: Healing(index, rest)))
     return [[*kept, *one.tokens] for one in written]
 
 

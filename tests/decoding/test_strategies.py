@@ -42,7 +42,7 @@ def hidden(ids: Sequence[int]) -> Any:
 def tree(window: int = 10**9, ends: frozenset[int] = frozenset({EOS}), **options: Any) -> FakeTree:
     params = SamplingParams(**{"max_new_tokens": 5, **options})
     early = {"hidden": hidden, "layer": lambda ids, k: logits(ids, k + 1)}
-    return FakeTree(params, ends, V, logits, text=bytes, window=window, **early)
+    return FakeTree(params, ends, V, lambda ids: logits(ids)[None], text=bytes, window=window, **early)
 
 
 ALL: dict[str, dict[str, Any]] = {
@@ -143,7 +143,7 @@ def test_beams_tell_early_what_is_certain() -> None:
     """One path is far better than all others, so that it is told on the way."""
 
     def sure(ids: Sequence[int]) -> Any:
-        return ((20.0 - len(ids)) * (np.arange(V) == len(ids) % 3)).astype(np.float32)
+        return ((20.0 - len(ids)) * (np.arange(V) == len(ids) % 3)).astype(np.float32)[None]
 
     params = SamplingParams(num_beams=3, n=2, max_new_tokens=8)
     texts = run(FakeTree(params, frozenset(), V, sure), [1])

@@ -54,7 +54,7 @@ def tree_of(lm: Any, head: Any, params: SamplingParams) -> FakeTree:
         params,
         frozenset(),
         lm.config.vocab_size,
-        lambda ids: lm.logits(ids, first=len(ids) - 1)[0],
+        lambda ids: lm.logits(ids, first=len(ids) - 1),
         hidden=lambda ids: lm.hidden_states(ids)[-1],
         layer=lambda ids, k: head @ lm.hidden_states(ids)[k][-1],
         window=lm.config.n_positions,

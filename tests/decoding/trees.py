@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 
 from gpt2.decoding import SamplingParams, sampling
+from gpt2.decoding.masked import allowed, scored
 from gpt2.decoding.strategies import strategy_for
-from gpt2.decoding.tree import Answer, Choice, Emit, Extend, Wait
+from gpt2.decoding.tree import Answer, Choice, Emit, Extend, MakeStrategy, Wait
 
 
 @dataclass
@@ -42,8 +43,8 @@ class FakeBranch:
 
 
 class FakeTree:
-    """`logits` gives [V] after ids; `hidden` [T, C] after LN_f; `layer` logits [V] of the stream after k
-    blocks; `text` the bytes of tokens."""
+    """`logits` gives the last rows [R, V] of those after ids, at least one; `hidden` [T, C] after LN_f;
+    `layer` logits [V] of the stream after k blocks; `text` the bytes of tokens."""
 
     def __init__(
         self,
@@ -62,6 +63,7 @@ class FakeTree:
         self.ends = ends
         self.window = window
         self.extended = 0
+        self.waits = 0
         self._logits, self._hidden, self._layer, self._text = logits, hidden, layer, text
 
     def open(
@@ -82,14 +84,15 @@ class FakeTree:
         return sampling.apply_draw_rules(scores, branch.params) if draw_rules else scores
 
     def choose(self, logits: Any, branch: FakeBranch, *, mask: Any = None) -> Choice:
-        assert mask is None
         params, history, generated = self._state(branch)
+        open_to = logits
+        if mask is not None:
+            open_to = np.full_like(logits, -np.inf)
+            open_to[allowed(mask)] = logits[allowed(mask)]
         token = sampling.next_token(
-            logits, params, history=history, generated=generated, alternative=branch.alternative
+            open_to, params, history=history, generated=generated, alternative=branch.alternative
         )
-        logprobs = sampling.log_softmax(logits)
-        best = np.argsort(-logprobs, kind="stable")[: params.logprobs or 0]
-        return Choice(token, float(logprobs[token]), tuple((int(i), float(logprobs[i])) for i in best))
+        return scored(logits, token, params.logprobs or 0)
 
     def _state(self, branch: FakeBranch) -> tuple[SamplingParams, list[int], int]:
         stops = tuple(self.ends | set(branch.params.stop_token_ids))
@@ -101,24 +104,27 @@ class FakeTree:
         ask = extension.ask
         assert not branch.dropped
         assert len(extension.tokens) > 0
-        assert ask.kind != "choices" or (ask.drafts == 0 and ask.mask is None)
+        assert ask.drafts == 0
         if branch.length + len(extension.tokens) > self.window:
             return Answer(full=True)
         branch.tokens += list(extension.tokens)
         if branch.prompt_length is None:
             branch.prompt_length = branch.length
         self.extended += 1
-        logits = self._logits(branch.tokens)
+        rows = self._logits(branch.tokens)
+        logits = rows[-1]
         made: dict[str, Any] = {}
         if ask.kind == "choices":
-            made["choices"] = (self.choose(logits, branch),)
+            made["choices"] = (self.choose(logits, branch, mask=ask.mask),)
         elif ask.kind == "candidates":
+            assert ask.mask is None
             scores = self.rules(logits, branch, normalise=ask.normalise, draw_rules=False)
             order = np.argsort(-scores, kind="stable")[: ask.count]
             order = order[np.isfinite(scores[order])]
             made |= {"ids": order.astype(np.int32), "scores": scores[order]}
         else:
-            made["logits"] = np.stack([np.full_like(logits, np.nan)] * (ask.rows - 1) + [logits])
+            unknown = np.full((max(0, ask.rows - len(rows)), len(logits)), np.nan, np.float32)
+            made["logits"] = np.concatenate([unknown, rows[-ask.rows :]])
         if ask.hidden:
             assert self._hidden is not None
             made["hidden"] = self._hidden(branch.tokens)[-ask.rows :]
@@ -134,14 +140,15 @@ class Text:
 
     tokens: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
+    top: list[Any] = field(default_factory=list)
     pieces: int = 0
     finish: str | None = None
     score: float | None = None
 
 
-def run(tree: FakeTree, prompt: Sequence[int]) -> list[Text]:
-    """Drives the strategy that the tree's params ask for to its end."""
-    make = strategy_for(tree.params)
+def run(tree: FakeTree, prompt: Sequence[int], make: MakeStrategy | None = None) -> list[Text]:
+    """Drives a strategy (None: the one that the tree's params ask for) to its end."""
+    make = make or strategy_for(tree.params)
     assert make is not None
     strategy = make(tree, list(prompt), tree.params, tree.ends)
     texts = [Text() for _ in range(tree.params.n)]
@@ -157,11 +164,13 @@ def run(tree: FakeTree, prompt: Sequence[int]) -> list[Text]:
             assert text.finish is None, "nothing may come after the end"
             text.tokens += step.tokens
             text.logprobs += step.logprobs or []
+            text.top += step.top or []
             text.pieces += 1
             text.finish, text.score = step.finish, step.score
         else:
             assert isinstance(step, Wait)
             assert len({id(e.branch) for e in step.extensions}) == len(step.extensions) > 0
+            tree.waits += 1
             answers = [tree.answer(extension) for extension in step.extensions]
     assert all(text.finish is not None for text in texts)
     return texts

@@ -15,7 +15,7 @@ import pytest
 
 import gpt2
 from decoding.structures import SCHEMAS, judges
-from decoding.tree_of_logits import PlainTree, run
+from decoding.trees import FakeTree, run
 from gpt2.decoding import SamplingParams
 from gpt2.decoding.grammar import Grammars, structure_of
 from gpt2.decoding.healing import Healing, TokenIndex, heal
@@ -52,8 +52,8 @@ def test_the_text_obeys_and_is_that_of_the_readable_strategy(case: Any, lm: gpt2
     assert eos is not None
     grammars = Grammars(lm.tokenizer, lm.config.vocab_size)
     make = masked(lambda: grammars.follow(structure, {eos}))
-    tree = PlainTree(lm.logits, params, lm.config.vocab_size)
-    truth = run(make, tree, lm.tokenizer.encode(PROMPT), params, frozenset({eos}))
+    tree = FakeTree(params, frozenset({eos}), lm.config.vocab_size, lm.logits)
+    truth = run(tree, lm.tokenizer.encode(PROMPT), make)
     for completion, written in zip(many(lm, n=2, **options), truth, strict=True):
         judge(completion.text)
         assert list(completion.tokens) == written.tokens
@@ -172,9 +172,9 @@ def test_a_healed_text_goes_on_from_the_very_prompt(
     ids = lm.tokenizer.encode(prompt)
     kept, rest = heal(index, ids, lm.tokenizer.eos_id)
     params = SamplingParams(max_new_tokens=8, n=2, seed=7)
-    tree = PlainTree(lm.logits, params, lm.config.vocab_size)
     ends = frozenset({lm.tokenizer.eos_id or 0})
-    truth = run(masked(lambda: Healing(index, rest)), tree, kept, params, ends)
+    tree = FakeTree(params, ends, lm.config.vocab_size, lm.logits)
+    truth = run(tree, kept, masked(lambda: Healing(index, rest)))
     streamed = list(lm.stream(prompt, seed=7, **options))
     for done, written in zip(many(lm, prompt, **options), truth, strict=True):
         assert list(done.tokens) == written.tokens[: len(done.tokens)]

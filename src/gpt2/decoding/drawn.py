@@ -1,7 +1,7 @@
 """One alternative whose tokens the engine draws one after the other: what strategies of that kind share.
 
-Speculation and custom processors differ in how a token comes about; that a text ends, what is emitted, and
-that all alternatives of a prompt share its computation is the same for them.
+Speculation, masks and custom processors differ in how a token comes about; when a text ends and what is
+emitted is the same for them.
 """
 
 from __future__ import annotations
@@ -38,6 +38,8 @@ class Drawn:
         self._prompt = len(self.tokens)
         self._params = params
         self._ends = ends
+        # Not in what a healed prompt repeats: whoever reads the text knows where its own part begins.
+        self._stops = bool(params.stop) and not params.token_healing
 
     @property
     def left(self) -> int:
@@ -49,6 +51,17 @@ class Drawn:
         """The tokens that the branch does not have yet."""
         return self.tokens[self.branch.length :]
 
+    def append(self, token: int) -> FinishReason | None:
+        """One more token; why the text ends with it, if it does."""
+        self.tokens.append(token)
+        if token in self._ends:
+            return "eos"
+        if token in self._params.stop_token_ids:
+            return "stop"
+        if self._stops and self._tree.ended(self.tokens[self._prompt :]):
+            return "stop"
+        return "length" if self.left == 0 else None
+
     def take(self, choices: Sequence[Choice], finish: FinishReason | None = None) -> Emit:
         """Append what was chosen, as far as the text goes; what is certain now."""
         taken: list[Choice] = []
@@ -56,14 +69,17 @@ class Drawn:
             if finish is not None:
                 break
             taken.append(choice)
-            self.tokens.append(choice.token)
-            finish = self._finish(choice.token)
+            finish = self.append(choice.token)
+        return self.emit(taken, finish)
+
+    def emit(self, appended: Sequence[Choice], finish: FinishReason | None) -> Emit:
+        """What was appended, and with `finish` the end."""
         self.ended = finish is not None
         wanted = self._params.logprobs is not None
         return Emit(
-            tokens=[choice.token for choice in taken],
-            logprobs=[choice.logprob for choice in taken] if wanted else None,
-            top=[choice.top for choice in taken] if wanted else None,
+            tokens=[choice.token for choice in appended],
+            logprobs=[choice.logprob for choice in appended] if wanted else None,
+            top=[choice.top for choice in appended] if wanted else None,
             alternative=self.alternative,
             finish=finish,
         )
@@ -71,15 +87,6 @@ class Drawn:
     def full(self) -> Emit:
         """The window is full."""
         return self.take((), "context")
-
-    def _finish(self, token: int) -> FinishReason | None:
-        if token in self._ends:
-            return "eos"
-        if token in self._params.stop_token_ids:
-            return "stop"
-        if self._params.stop and self._tree.ended(self.tokens[self._prompt :]):
-            return "stop"
-        return "length" if self.left == 0 else None
 
 
 def begin(

@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 import numpy as np
 
+from gpt2.decoding.drawn import Drawn
 from gpt2.decoding.sampling import log_softmax
-from gpt2.decoding.tree import Answer, Ask, Choice, Emit, Extend, MakeStrategy, Wait
+from gpt2.decoding.tree import Answer, Ask, Choice, Extend, MakeStrategy, Wait
 
 if TYPE_CHECKING:
     from gpt2.decoding.params import SamplingParams
@@ -77,7 +78,7 @@ def masked(make: MakeMasker) -> MakeStrategy:
 
     def strategy(tree: Tree, prompt: Sequence[int], params: SamplingParams, ends: frozenset[int]) -> Strategy:
         root = tree.open(prompt_length=len(prompt))
-        texts = [_Text(tree, root, prompt, params, ends, k, make()) for k in range(params.n)]
+        texts = [_Masked(tree, root, prompt, params, ends, k, make()) for k in range(params.n)]
         for text in texts:
             yield from text.begin()
         first, others = texts[0], texts[1:]
@@ -86,17 +87,17 @@ def masked(make: MakeMasker) -> MakeStrategy:
             (answer,) = (yield Wait([first.extension(shared=True)])) or []
             for text in texts:
                 if text is not first and not answer.full:
-                    text.fork()
-                yield from text.take(answer)
+                    text.branch = root.fork(alternative=text.alternative)
+                yield from text.answered(answer)
         while live := [text for text in texts if not text.ended]:
             answers = yield Wait([text.extension() for text in live])
             for text, answer in zip(live, answers or [], strict=True):
-                yield from text.take(answer)
+                yield from text.answered(answer)
 
     return strategy
 
 
-class _Text:
+class _Masked(Drawn):
     """One alternative while it is drawn."""
 
     def __init__(
@@ -109,88 +110,55 @@ class _Text:
         alternative: int,
         masker: Masker,
     ) -> None:
-        self.ended = False
-        self._params = params
-        self._ends = ends
-        self._alternative = alternative
+        super().__init__(tree, branch, prompt, params, ends, alternative)
         self._masker = masker
-        self._tree = tree
-        self._branch = branch
-        self._pending = list(prompt)  # to be computed before the next choice
-        self._tokens: list[int] = []  # after the prompt
-        # A stop string ends one of several texts here (a single one is just not asked to go on). What a
-        # healed prompt repeats is not searched.
-        self._may_stop = params.n > 1 and bool(params.stop) and not params.token_healing
         self._mask: Bits | None = None
         self._forced: int | None = None  # the next token, when only its log-probability is to be found
 
     def begin(self) -> Strategy:
         """Before anything is computed: what is forced after the prompt."""
-        return self._settle([])
-
-    def fork(self) -> None:
-        """Go on in a branch of its own."""
-        self._branch = self._branch.fork(alternative=self._alternative)
+        return self._settle([], None)
 
     def extension(self, *, shared: bool = False) -> Extend:
         """The pending tokens, and what is asked of them. shared: every alternative takes the answer."""
         ask = Ask("choices", mask=self._mask) if self._forced is None and not shared else Ask("logits")
-        return Extend(self._branch, self._pending, ask)
+        return Extend(self.branch, self.pending, ask)
 
-    def take(self, answer: Answer) -> Strategy:
+    def answered(self, answer: Answer) -> Strategy:
         """The next token, and what is forced after it."""
         if answer.full:
-            return self._emit([], "context")
+            yield self.full()
+            return
         if answer.logits is None:
             choice = answer.choices[0]
         elif self._forced is None:
-            choice = self._tree.choose(answer.logits[-1], self._branch, mask=self._mask)
+            choice = self._tree.choose(answer.logits[-1], self.branch, mask=self._mask)
         else:
             choice = scored(answer.logits[-1], self._forced, self._params.logprobs or 0)
-        self._pending = [choice.token]
-        return self._settle([choice], self._after(choice.token))
+        yield from self._settle([choice], self.append(choice.token))
 
-    def _settle(self, fresh: list[Choice], finish: FinishReason | None = None) -> Strategy:
+    def append(self, token: int) -> FinishReason | None:
+        finish = super().append(token)
+        if finish in (None, "length"):
+            self._masker.push(token)
+        return finish
+
+    def _settle(self, fresh: list[Choice], finish: FinishReason | None) -> Strategy:
         """Emit the fresh tokens with those that are forced after them, and the end if this is it."""
-        while finish is None:
+        while finish in (None, "length"):
             self._mask, self._forced = self._masker.mask(), None
             if self._mask is not None and not self._mask.any():
-                finish = "grammar"
-            elif len(self._tokens) >= self._params.max_new_tokens:
-                finish = "length"
-            elif (forced := only(self._mask)) is None:
+                finish = "grammar"  # complete, be it with the last token that was allowed
+            elif finish == "length" or (forced := only(self._mask)) is None:
                 break
             elif self._params.logprobs is not None:
                 self._forced = forced
                 break
             else:
                 fresh.append(Choice(forced, math.nan))
-                self._pending.append(forced)
-                finish = self._after(forced)
-        return self._emit(fresh, finish)
-
-    def _after(self, token: int) -> FinishReason | None:
-        """Count a token; why the text ends with it, if it does."""
-        self._tokens.append(token)
-        if token in self._ends:
-            return "eos"
-        if token in self._params.stop_token_ids:
-            return "stop"
-        self._masker.push(token)
-        return "stop" if self._may_stop and self._tree.ended(self._tokens) else None
-
-    def _emit(self, fresh: list[Choice], finish: FinishReason | None) -> Strategy:
-        self.ended = finish is not None
-        if not fresh and finish is None:
-            return
-        wanted = self._params.logprobs is not None
-        yield Emit(
-            tokens=[choice.token for choice in fresh],
-            logprobs=[choice.logprob for choice in fresh] if wanted else None,
-            top=[choice.top for choice in fresh] if wanted else None,
-            alternative=self._alternative,
-            finish=finish,
-        )
+                finish = self.append(forced)
+        if fresh or finish is not None:
+            yield self.emit(fresh, finish)
 
 
 def scored(logits: Floats, token: int, top: int) -> Choice:

@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gpt2.decoding import PRESETS, SamplingParams, fields_table, option_specs, params
+from gpt2 import _native
+from gpt2.decoding import PRESETS, RULE_ORDER, SamplingParams, fields_table, option_specs, params
 from gpt2.decoding.constraints import DisjunctiveConstraint, PhrasalConstraint
 from gpt2.errors import InvalidRequest, UnknownOption
 
@@ -357,3 +358,7 @@ def test_every_field_has_a_line_of_meaning_and_the_paper_of_its_method() -> None
 def test_the_room_opens_without_numpy() -> None:
     code = "import sys, gpt2.decoding; sys.exit('numpy' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_the_native_sampler_has_the_same_rules_in_the_same_order() -> None:
+    assert tuple(_native.SamplerParams().sampler_order) == RULE_ORDER

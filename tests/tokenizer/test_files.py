@@ -52,6 +52,13 @@ def test_the_real_vocabulary(real_vocab: Path) -> None:
     ) == (262, 187, None)
 
 
+def test_ids_containing_a_piece(trained: Tokenizer) -> None:
+    pieces = [b"\n", b" the", b"e", b"", b"\xff\xfe never there"]
+    for piece in [*pieces, *(b"%d" % k for k in range(300)), *pieces]:
+        truth = tuple(id for id in range(trained.vocab_size) if piece in trained.token_bytes(id))
+        assert trained.ids_containing(piece) == truth
+
+
 def test_the_hash_is_of_the_vocabulary_alone(trained: Tokenizer, corpus: Path) -> None:
     assert len(trained.hash) == 64
     assert Tokenizer.train([corpus], 2999).hash != trained.hash

@@ -100,7 +100,6 @@ def breakers(strings: tuple[str, ...], tokenizer: Tokenizer) -> list[tuple[int, 
     that none contains."""
     found: list[tuple[int, ...]] = []
     for string in strings:
-        wanted = string.encode()
-        ids = [(id,) for id in range(tokenizer.vocab_size) if wanted in tokenizer.token_bytes(id)]
+        ids = [(id,) for id in tokenizer.ids_containing(string.encode())]
         found += ids or [tuple(tokenizer.encode(string))]
     return list(dict.fromkeys(found))

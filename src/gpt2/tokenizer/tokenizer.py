@@ -33,6 +33,10 @@ READ_AT_ONCE = 4 << 20
 """Bytes of a training file in memory at a time."""
 
 
+PIECES_KEPT = 256
+"""Answers of ids_containing() that are remembered."""
+
+
 class StreamDecoder:
     """Ids to text one at a time. The pieces joined are decode() of all the ids; none ends within a
     character."""
@@ -67,6 +71,7 @@ class Tokenizer:
         self.vocab_size: int = native.vocab_size
         self.eos_id: int | None = self.special_tokens.get(END_OF_TEXT)
         """The id of <|endoftext|>, or None where the vocabulary has none."""
+        self._containing: dict[bytes, tuple[int, ...]] = {}
 
     @classmethod
     def load(cls, path: PathLike) -> Tokenizer:
@@ -209,6 +214,16 @@ class Tokenizer:
         """The bytes that this one id stands for."""
         return self._native.token_bytes(id)
 
+    def ids_containing(self, piece: bytes) -> tuple[int, ...]:
+        """The tokens whose bytes contain these, ascending. Remembered: a service asks for the same few."""
+        found = self._containing.get(piece)
+        if found is None:
+            found = tuple(sorted(id for text, ids in self._by_bytes.items() if piece in text for id in ids))
+            if len(self._containing) >= PIECES_KEPT:
+                self._containing.clear()
+            self._containing[piece] = found
+        return found
+
     def token_to_id(self, token: str | bytes) -> int | None:
         """The id of the token with exactly these bytes, or None."""
         return self._ids.get(token.encode("utf-8", "surrogatepass") if isinstance(token, str) else token)
@@ -227,8 +242,15 @@ class Tokenizer:
 
     @cached_property
     def _ids(self) -> dict[bytes, int]:
-        # Backwards, so that of two ids with the same bytes the lower one is found.
-        return {self._native.token_bytes(i): i for i in reversed(range(self.vocab_size))}
+        return {text: ids[0] for text, ids in self._by_bytes.items()}
+
+    @cached_property
+    def _by_bytes(self) -> dict[bytes, list[int]]:
+        """Every id by its bytes, ascending; several where ids have the same bytes."""
+        found: dict[bytes, list[int]] = {}
+        for id in range(self.vocab_size):
+            found.setdefault(self._native.token_bytes(id), []).append(id)
+        return found
 
     def _allowed(self, allowed: AllowedSpecial) -> list[int]:
         if not allowed:

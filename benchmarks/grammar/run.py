@@ -32,8 +32,8 @@ import numpy as np
 
 import gpt2
 from gpt2.decoding import SamplingParams
-from gpt2.decoding.grammar import Grammars, structure_of
-from gpt2.decoding.masked import allowed
+from gpt2.decoding.strategies.grammar import Grammars, structure_of
+from gpt2.decoding.strategies.masked import allowed
 from gpt2.tokenizer import Tokenizer
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests"))

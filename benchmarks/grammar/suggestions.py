@@ -19,8 +19,8 @@ import statistics
 import numpy as np
 
 import gpt2
-from gpt2.decoding.healing import Healing, TokenIndex, heal
-from gpt2.decoding.masked import allowed
+from gpt2.decoding.strategies.healing import Healing, TokenIndex, heal
+from gpt2.decoding.strategies.masked import allowed
 
 TOKENS = 5
 Found = list[tuple[str, float]]

@@ -42,13 +42,12 @@ double together(int threads, const std::function<void(int)>& work) {
   for (int t = 0; t < threads; ++t) {
     pool.emplace_back([&, t] {
       ++ready;
-      while (!go.load(std::memory_order_acquire)) {
-      }
+      while (!go.load(std::memory_order_acquire)) std::this_thread::yield();
       work(t);
     });
   }
-  while (ready.load() < threads) {
-  }
+  // More threads wait than there are cores: under a real-time policy a loop without yield would wait for ever.
+  while (ready.load() < threads) std::this_thread::yield();
   const auto began = Clock::now();
   go.store(true, std::memory_order_release);
   for (auto& thread : pool) thread.join();

@@ -3,9 +3,13 @@
     python benchmarks/speculation/run.py                     # speed, 124M shape, int8
     python benchmarks/speculation/run.py --lossless 1000     # every text with and without, bundled model
     python benchmarks/speculation/run.py --batch 32          # driven requests beside plain ones, one batch
+    python benchmarks/speculation/run.py --draft             # a draft model of a tenth, 355M shape, int8
 
 Speed needs no trained model: the 124M model made here has random weights, and a repetition_penalty below 1
 makes its text repeat itself, which is the case that prompt lookup is for; how many steps it took is shown.
+A draft model saves what it guesses right, so --draft makes pairs that agree more or less: the large model
+repeats the small one in each half of its width, in its first layers, and its other layers add noise of a
+given size. Cost is that of the shapes; how often the guesses were right is measured and shown.
 Rounds with and without take turns; the median and the spread are shown. Prints a table and, last, one line of
 JSON.
 """
@@ -13,6 +17,8 @@ JSON.
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import functools
 import json
 import random
 import statistics
@@ -28,10 +34,8 @@ from gpt2.config import KNOWN_SIZES
 from gpt2.weights import expected_shapes, save_safetensors
 
 
-def model_of_124m(folder: Path, weights: str, threads: int) -> gpt2.LanguageModel:
-    config = KNOWN_SIZES["gpt2"]
-    config.save(folder)
-    generator = np.random.default_rng(1)
+def random_arrays(config: gpt2.GPT2Config, seed: int) -> dict[str, Any]:
+    generator = np.random.default_rng(seed)
     arrays = {
         name: generator.standard_normal(shape, dtype=np.float32) * np.float32(0.02)
         for name, shape in expected_shapes(config).items()
@@ -39,8 +43,47 @@ def model_of_124m(folder: Path, weights: str, threads: int) -> gpt2.LanguageMode
     for name in arrays:
         if ".ln_" in name or name.startswith("ln_f"):
             arrays[name] = np.full_like(arrays[name], 1.0 if name.endswith("weight") else 0.0)
+    return arrays
+
+
+def save(folder: Path, config: gpt2.GPT2Config, arrays: dict[str, Any]) -> Path:
+    folder.mkdir(exist_ok=True)
+    config.save(folder)
     save_safetensors(folder / "model.safetensors", arrays, {"format": "pt"})
+    return folder
+
+
+def model_of_124m(folder: Path, weights: str, threads: int) -> gpt2.LanguageModel:
+    config = KNOWN_SIZES["gpt2"]
+    save(folder, config, random_arrays(config, 1))
     return gpt2.load(folder, weights=weights, threads=threads)  # type: ignore[arg-type]
+
+
+def twice(name: str, small: Any) -> Any:
+    """A tensor of the small model for one of twice the width that computes the same in each half."""
+    if name == "ln_f.weight":
+        small = small / 2  # the head sums over both halves
+    if small.ndim == 1 or name.startswith("w"):
+        halves = np.split(small, 3, axis=-1) if "c_attn" in name else [small]
+        return np.concatenate([part for half in halves for part in (half, half)], axis=-1)
+    rows = np.concatenate([small, small], axis=0) / 2
+    blocks = np.split(rows, 3, axis=1) if "c_attn" in name else [rows]
+    return np.concatenate([part for block in blocks for part in (block, block)], axis=1)
+
+
+def pair(folder: Path, noise: float) -> tuple[Path, Path]:
+    """A model of the 355M shape and one of a tenth of its size that guesses for it."""
+    large = KNOWN_SIZES["gpt2-medium"]
+    small = dataclasses.replace(large, n_embd=512, n_head=8, n_layer=3)
+    guessing = random_arrays(small, 1)
+    guessing["wte.weight"] *= np.float32(12.0)  # so that some tokens are much more probable than others
+    arrays = random_arrays(large, 2)
+    for name in arrays:
+        if name in guessing:
+            arrays[name] = twice(name, guessing[name])
+        elif "c_proj" in name:
+            arrays[name] *= np.float32(noise)
+    return save(folder / "large", large, arrays), save(folder / "small", small, guessing)
 
 
 def seconds(lm: gpt2.LanguageModel, prompts: Any, **how: Any) -> float:
@@ -86,6 +129,30 @@ def speed(args: argparse.Namespace) -> dict[str, Any]:
             "prompt lookup": lambda: seconds(lm, prompt, **how, **lookup),
         }
         return {"steps": steps, "tokens_per_second": show(in_turns(cases, args.rounds), args.tokens)}
+
+
+def draft(args: argparse.Namespace) -> dict[str, Any]:
+    prompt = np.random.default_rng(2).integers(0, 50257, 32).tolist()
+    how: Any = {"seed": 1, "max_new_tokens": args.tokens, "ignore_eos": True}
+    out = {}
+    for noise in args.noise:
+        with tempfile.TemporaryDirectory() as name:
+            folders = pair(Path(name), noise)
+            lm, small = (gpt2.load(f, weights=args.weights, threads=args.threads) for f in folders)
+            plain = lm.generate(prompt, **how)
+            before = lm.stats().steps
+            if lm.generate(prompt, **how, assistant_model=small) != plain:
+                raise SystemExit("the texts differ")
+            steps = lm.stats().steps - before
+            print(f"noise {noise}: {args.tokens} tokens in {steps} steps of the large model")
+            cases = {
+                "plain": functools.partial(seconds, lm, prompt, **how),
+                "the small model alone": functools.partial(seconds, small, prompt, **how),
+                "with the small model": functools.partial(seconds, lm, prompt, **how, assistant_model=small),
+            }
+            rates = show(in_turns(cases, args.rounds), args.tokens)
+            out[str(noise)] = {"steps": steps, "tokens_per_second": rates}
+    return out
 
 
 def lossless(count: int) -> dict[str, Any]:
@@ -135,9 +202,13 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--lossless", type=int, metavar="PROMPTS")
     parser.add_argument("--batch", type=int, metavar="REQUESTS")
+    parser.add_argument("--draft", action="store_true")
+    parser.add_argument("--noise", type=float, nargs="+", default=[0.0, 0.1, 0.3])
     args = parser.parse_args()
     if args.lossless:
         result = {"case": "lossless", **lossless(args.lossless)}
+    elif args.draft:
+        result = {"case": "draft", "weights": args.weights, **draft(args)}
     elif args.batch:
         result = {"case": "batch", **batch(args)}
     else:

@@ -20,9 +20,10 @@ import pytest
 import gpt2
 from decoding.structures import SCHEMAS, TOKENS, judges
 from decoding.trees import FakeTree, Text, run
-from gpt2.decoding import SamplingParams, grammar
-from gpt2.decoding.grammar import MAX_BYTES, Grammars, Structure, structure_of
-from gpt2.decoding.masked import allowed, mask_of, masked, only
+from gpt2.decoding import SamplingParams
+from gpt2.decoding.strategies import grammar
+from gpt2.decoding.strategies.grammar import MAX_BYTES, Grammars, Structure, structure_of
+from gpt2.decoding.strategies.masked import allowed, mask_of, masked, only
 from gpt2.errors import InvalidRequest
 from gpt2.tokenizer import Tokenizer
 
@@ -294,7 +295,7 @@ def test_a_grammar_has_a_largest_size(grammars: Grammars) -> None:
 
 
 CHAINS = """
-from gpt2.decoding.grammar import Grammars, MAX_BYTES, Structure
+from gpt2.decoding.strategies.grammar import Grammars, MAX_BYTES, Structure
 from gpt2.errors import InvalidRequest
 from gpt2.tokenizer import Tokenizer
 

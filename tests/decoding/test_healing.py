@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 import gpt2
 from decoding.trees import FakeTree, run
 from gpt2.decoding import SamplingParams
-from gpt2.decoding.healing import Healing, TokenIndex, heal
-from gpt2.decoding.masked import allowed, masked
+from gpt2.decoding.strategies.healing import Healing, TokenIndex, heal
+from gpt2.decoding.strategies.masked import allowed, masked
 
 
 class Tokens:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 import gpt2
-from gpt2.decoding import option_specs
+from gpt2.decoding import PhrasalConstraint, option_specs
 from machine import ROOT
 
 
@@ -29,8 +29,8 @@ def test_the_page_is_what_the_code_prints() -> None:
 
 @pytest.mark.parametrize("spec", option_specs(), ids=lambda spec: spec.name)
 def test_the_example_of_every_option_runs(demo: Any, spec: Any) -> None:
-    options = eval(f"dict({spec.example})", {})
-    assert spec.name in options
+    options = eval(f"dict({spec.example})", {"PhrasalConstraint": PhrasalConstraint})
+    assert options[spec.name] != spec.default, "an example shows the option at work"
     given = {"max_new_tokens": 4, "seed": 1, **options}
     result = demo.generate("Once upon a time", **given)
     assert result

@@ -15,8 +15,16 @@ import numpy as np
 import pytest
 
 from gpt2 import _native
-from gpt2.decoding import PRESETS, RULE_ORDER, SamplingParams, fields_table, option_specs, params
-from gpt2.decoding.constraints import DisjunctiveConstraint, PhrasalConstraint
+from gpt2.decoding import (
+    PRESETS,
+    RULE_ORDER,
+    DisjunctiveConstraint,
+    PhrasalConstraint,
+    SamplingParams,
+    fields_table,
+    option_specs,
+    params,
+)
 from gpt2.errors import InvalidRequest, UnknownOption
 
 WRONG: list[tuple[str, Any]] = [

@@ -18,11 +18,11 @@ import pytest
 from decoding.test_distribution import chi_square
 from decoding.trees import FakeTree, run
 from gpt2.decoding import SamplingParams, sampling
-from gpt2.decoding.constrained import Progress
-from gpt2.decoding.dola import contrast, layers_of
-from gpt2.decoding.gumbel import gumbel_noise, uniforms
-from gpt2.decoding.speculation import prompt_lookup
-from gpt2.decoding.strategies import TABLE, strategy_for
+from gpt2.decoding.strategies.constrained import Progress
+from gpt2.decoding.strategies.dola import contrast, layers_of
+from gpt2.decoding.strategies.gumbel import gumbel_noise, uniforms
+from gpt2.decoding.strategies.speculation import prompt_lookup
+from gpt2.decoding.strategies.table import TABLE, strategy_for
 from gpt2.errors import InvalidRequest
 
 V, EOS = 6, 5

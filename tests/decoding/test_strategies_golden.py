@@ -17,7 +17,7 @@ import pytest
 import gpt2
 from decoding.trees import FakeTree, run
 from gpt2.decoding import SamplingParams
-from gpt2.decoding.dola import layers_of
+from gpt2.decoding.strategies.dola import layers_of
 from machine import ROOT
 
 GOLDEN = ROOT / "tests" / "golden"

@@ -9,8 +9,8 @@ import pytest
 
 import gpt2
 from gpt2 import errors
-from gpt2.decoding.options import RULES
-from gpt2.decoding.transformers_names import ADVICE, NO_EFFECT
+from gpt2.decoding.options.table import RULES
+from gpt2.decoding.options.transformers_names import ADVICE, NO_EFFECT
 
 PROMPT = [5, 9, 200, 31, 7]
 

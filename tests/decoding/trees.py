@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from gpt2.decoding import SamplingParams, sampling
-from gpt2.decoding.masked import allowed, scored
-from gpt2.decoding.strategies import strategy_for
+from gpt2.decoding.strategies.masked import allowed, scored
+from gpt2.decoding.strategies.table import strategy_for
 from gpt2.decoding.tree import Answer, Choice, Emit, Extend, MakeStrategy, Wait
 
 

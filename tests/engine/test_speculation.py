@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 import gpt2
 from checkpoints import random_gpt2, saved
 from gpt2 import errors
-from gpt2.decoding.speculation import Adaptive, Lookup
+from gpt2.decoding.strategies.speculation import Adaptive, Lookup
 
 V, WINDOW = 61, 100
 

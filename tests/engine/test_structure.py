@@ -17,9 +17,9 @@ import gpt2
 from decoding.structures import SCHEMAS, judges
 from decoding.trees import FakeTree, run
 from gpt2.decoding import SamplingParams
-from gpt2.decoding.grammar import Grammars, structure_of
-from gpt2.decoding.healing import Healing, TokenIndex, heal
-from gpt2.decoding.masked import masked
+from gpt2.decoding.strategies.grammar import Grammars, structure_of
+from gpt2.decoding.strategies.healing import Healing, TokenIndex, heal
+from gpt2.decoding.strategies.masked import masked
 from gpt2.errors import InvalidRequest, PromptTooLong
 
 CASES = judges()

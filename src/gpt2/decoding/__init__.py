@@ -4,18 +4,21 @@ The engine's fast sampler is native/sampling/; what is here in numpy is its twin
 models nor tokenizers.
 """
 
-from gpt2.decoding.options import option_specs
+from gpt2.decoding.options.constraints import DisjunctiveConstraint, PhrasalConstraint
+from gpt2.decoding.options.rules import RULE_ORDER
+from gpt2.decoding.options.spec import OptionSpec
+from gpt2.decoding.options.table import option_specs
 from gpt2.decoding.params import PRESETS, SamplingParams, fields_table, preset_fields
-from gpt2.decoding.rules_table import RULE_ORDER
-from gpt2.decoding.spec import OptionSpec
 from gpt2.decoding.templates import TEMPLATES, Message, Template, as_template
 
 __all__ = [
     "PRESETS",
     "RULE_ORDER",
     "TEMPLATES",
+    "DisjunctiveConstraint",
     "Message",
     "OptionSpec",
+    "PhrasalConstraint",
     "SamplingParams",
     "Template",
     "as_template",

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Final, Literal, TypeAlias
 
-from gpt2.decoding import search, transformers_names
-from gpt2.decoding.constraints import Word
-from gpt2.decoding.options import RULES
-from gpt2.decoding.rules_table import RULE_ORDER
-from gpt2.decoding.values import shown
+from gpt2.decoding.options import search, transformers_names
+from gpt2.decoding.options.constraints import Word
+from gpt2.decoding.options.rules import RULE_ORDER
+from gpt2.decoding.options.table import RULES
+from gpt2.decoding.options.values import shown
 from gpt2.errors import InvalidRequest, UnknownOption
 
 Truncate: TypeAlias = Literal["left", "right", "middle"]

@@ -1,7 +1,7 @@
 """The generation loop: prompts in, chunks of text out.
 
-A prompt is either plain (the engine chooses its tokens) or driven by a strategy (decoding/strategies.py says
-which options mean which); all share the engine's steps. Which requests run together, in which memory, is
+A prompt is either plain (the engine chooses its tokens) or driven by a strategy (decoding/strategies/table.py
+says which options mean which); all share the engine's steps. Which requests run together, in which memory, is
 native/engine and native/scheduler; how the next token is chosen is native/sampling; what the model computes
 is native/model. A request's result depends on nothing but itself (the same bits every time), so requests join
 and leave the batch freely, from any number of threads.
@@ -15,9 +15,9 @@ from collections.abc import Callable, Iterator, Sequence
 from gpt2 import _native
 from gpt2.config import GPT2Config
 from gpt2.decoding import SamplingParams
-from gpt2.decoding.healing import Healed
-from gpt2.decoding.speculation import assisted
-from gpt2.decoding.strategies import strategy_for
+from gpt2.decoding.strategies.healing import Healed
+from gpt2.decoding.strategies.speculation import assisted
+from gpt2.decoding.strategies.table import strategy_for
 from gpt2.decoding.tree import MakeStrategy
 from gpt2.engine.branches import Driver, NativeTree
 from gpt2.engine.native_params import native_params

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 from gpt2 import _native
 from gpt2.decoding import SamplingParams
-from gpt2.decoding.custom import custom
-from gpt2.decoding.strategies import strategy_for
+from gpt2.decoding.strategies.custom import custom
+from gpt2.decoding.strategies.table import strategy_for
 from gpt2.decoding.tree import MakeStrategy
 from gpt2.errors import InvalidRequest
 from gpt2.protocols import LogitsProcessor, StoppingCriteria

@@ -19,8 +19,8 @@ import numpy.typing as npt
 from gpt2 import _native
 from gpt2.config import GPT2Config
 from gpt2.decoding import SamplingParams, Template, as_template
-from gpt2.decoding.grammar import structure_of
 from gpt2.decoding.params import Truncate
+from gpt2.decoding.strategies.grammar import structure_of
 from gpt2.engine.asynchronous import Dispatcher
 from gpt2.engine.generation import Generation
 from gpt2.engine.helpers import NO_HELPERS, Helpers

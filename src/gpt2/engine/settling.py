@@ -11,7 +11,7 @@ from typing import Any
 
 from gpt2.config import GPT2Config
 from gpt2.decoding import SamplingParams
-from gpt2.decoding.dola import layers_of
+from gpt2.decoding.strategies.dola import layers_of
 from gpt2.engine.prompts import encode_prompt
 from gpt2.errors import InvalidRequest
 from gpt2.tokenizer import Tokenizer

@@ -1,7 +1,7 @@
 """Which strategy draws under a grammar or after a healed prompt, for one loaded model.
 
 Knows what is kept ready between requests (llguidance's tables, the tokens in the order of their bytes), not
-how either decides: that is decoding/grammar.py and decoding/healing.py.
+how either decides: that is decoding/strategies/grammar.py and decoding/strategies/healing.py.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from collections.abc import Sequence
 
 from gpt2.config import GPT2Config
 from gpt2.decoding import SamplingParams
-from gpt2.decoding.grammar import Grammars, Structure, structure_of
-from gpt2.decoding.healing import Healed, Healing, TokenIndex, heal
-from gpt2.decoding.masked import masked
+from gpt2.decoding.strategies.grammar import Grammars, Structure, structure_of
+from gpt2.decoding.strategies.healing import Healed, Healing, TokenIndex, heal
+from gpt2.decoding.strategies.masked import masked
 from gpt2.decoding.tree import MakeStrategy, Strategy, Tree
 from gpt2.engine.prompts import start_id
 from gpt2.errors import InvalidRequest

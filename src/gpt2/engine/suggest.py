@@ -5,7 +5,7 @@ request goes on from where the two agree, which leaves a token or two to compute
 beginning healing takes back), where the prefix cache alone, of whole blocks of 64 tokens, would leave half a
 block. An idle branch holds blocks only until others need them.
 
-Knows how a strategy is driven, not how it chooses: that is decoding/suggest.py.
+Knows how a strategy is driven, not how it chooses: that is decoding/strategies/suggest.py.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from typing import Final
 
 from gpt2 import _native
 from gpt2.decoding import SamplingParams
-from gpt2.decoding.healing import Healed, TokenIndex
-from gpt2.decoding.suggest import Prefix, suggesting
+from gpt2.decoding.strategies.healing import Healed, TokenIndex
+from gpt2.decoding.strategies.suggest import Prefix, suggesting
 from gpt2.decoding.tree import Emit
 from gpt2.engine.branches import Driver, NativeBranch, NativeTree
 from gpt2.engine.native_params import native_params

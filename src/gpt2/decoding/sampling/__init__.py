@@ -4,7 +4,7 @@ No model, no tokenizer, no global random state. The native sampler (native/sampl
 tests/decoding/test_parity.py holds the two together, token for token.
 
 V = vocabulary size. Scores are [V] float32, never changed in place; a banned token has -inf. The rules come
-in the order of the request (rules_table.RULE_ORDER unless it has its own): those of history.py change scores,
+in the order of the request (RULE_ORDER unless it has its own): those of history.py change scores,
 those of filters.py shape the draw and see scores counted from the largest. Softmax is in float64 here; the
 native weights differ from it by at most 2^-22 of their value, so that a token can differ only where the draw
 falls that close to the border between two.
@@ -18,8 +18,8 @@ from typing import Any
 
 import numpy as np
 
+from gpt2.decoding.options.rules import RULE_ORDER
 from gpt2.decoding.params import SamplingParams
-from gpt2.decoding.rules_table import RULE_ORDER
 from gpt2.decoding.sampling.draws import Doubles, Floats, draw, entropy, philox_uniform, weigh
 from gpt2.decoding.sampling.filters import (
     DRAW_RULES,

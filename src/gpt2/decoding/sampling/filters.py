@@ -214,4 +214,4 @@ DRAW_RULES: Final[Mapping[str, DrawRule]] = MappingProxyType(
         "mirostat": _mirostat,
     }
 )
-"""Rule -> what it does; the same names as the rows of rules_table.RULE_ORDER from temperature on."""
+"""Rule -> what it does; the same names as the rows of options.rules.RULE_ORDER from temperature on."""

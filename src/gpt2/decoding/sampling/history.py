@@ -238,4 +238,4 @@ HISTORY_RULES: Final[Mapping[str, HistoryRule]] = MappingProxyType(
         "forced_decoder_ids": _forced_decoder_ids,
     }
 )
-"""Rule -> what it does; the same names as the rows of rules_table.RULE_ORDER before temperature."""
+"""Rule -> what it does; the same names as the rows of options.rules.RULE_ORDER before temperature."""

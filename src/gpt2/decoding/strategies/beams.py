@@ -17,9 +17,9 @@ from typing import cast
 
 import numpy as np
 
-from gpt2.decoding.ending import Ending
-from gpt2.decoding.frontier import Finished, Frontier
 from gpt2.decoding.params import SamplingParams
+from gpt2.decoding.strategies.ending import Ending
+from gpt2.decoding.strategies.frontier import Finished, Frontier
 from gpt2.decoding.tree import Answer, Strategy, Tree
 from gpt2.protocols import FinishReason
 

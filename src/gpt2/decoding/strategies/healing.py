@@ -21,10 +21,10 @@ from bisect import bisect_left
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from gpt2.decoding.masked import mask_of
+from gpt2.decoding.strategies.masked import mask_of
 
 if TYPE_CHECKING:
-    from gpt2.decoding.grammar import Vocabulary
+    from gpt2.decoding.strategies.grammar import Vocabulary
     from gpt2.decoding.tree import Bits
 
 

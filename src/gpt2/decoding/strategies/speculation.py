@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from gpt2.decoding.drawn import Drawn, begin
+from gpt2.decoding.strategies.drawn import Drawn, begin
 from gpt2.decoding.tree import Ask, Extend, Wait
 
 if TYPE_CHECKING:

@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 import numpy as np
 
-from gpt2.decoding.drawn import Drawn
 from gpt2.decoding.sampling import log_softmax
+from gpt2.decoding.strategies.drawn import Drawn
 from gpt2.decoding.tree import Answer, Ask, Choice, Extend, MakeStrategy, Wait
 
 if TYPE_CHECKING:

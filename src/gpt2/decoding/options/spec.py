@@ -1,6 +1,6 @@
 """One row of the table of options: what an option is called, which values it takes, what it means.
 
-Knows no option; the rows are in rules_table.py (the sampler's rules) and options.py (the rest).
+Knows no option; the rows are in rules.py (the sampler's) and table.py (the rest).
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from gpt2.decoding.values import shown
+from gpt2.decoding.options.values import shown
 from gpt2.errors import InvalidRequest
 
 
@@ -71,7 +71,7 @@ def row(
     multiple: bool = False,
     json: bool = False,
     formula: str | None = None,
-    example: str = "",
+    example: str,
 ) -> Rule:
     spec = OptionSpec(
         name=name,
@@ -84,6 +84,6 @@ def row(
         json=json,
         paper=paper,
         formula=formula,
-        example=example or f"{name}={default!r}",
+        example=example,
     )
     return Rule(spec=spec, accept=accept, hint=hint)

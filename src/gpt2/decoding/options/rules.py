@@ -9,8 +9,8 @@ from __future__ import annotations
 import math
 from typing import Any, Final
 
-from gpt2.decoding.spec import row
-from gpt2.decoding.values import (
+from gpt2.decoding.options.spec import row
+from gpt2.decoding.options.values import (
     LEAST,
     MOST,
     biases,

@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING, NamedTuple, TypeAlias, cast
 
 import numpy as np
 
-from gpt2.decoding.constraints import Phrase, Word
-from gpt2.decoding.ending import Ending
-from gpt2.decoding.frontier import Candidate, Frontier, best_of_rows
-from gpt2.decoding.hypotheses import Hypotheses, live_of, ranked
+from gpt2.decoding.options.constraints import Phrase, Word
 from gpt2.decoding.params import SamplingParams
+from gpt2.decoding.strategies.ending import Ending
+from gpt2.decoding.strategies.frontier import Candidate, Frontier, best_of_rows
+from gpt2.decoding.strategies.hypotheses import Hypotheses, live_of, ranked
 from gpt2.decoding.tree import Answer, Strategy, Tree
 from gpt2.errors import InvalidRequest
 from gpt2.protocols import FinishReason

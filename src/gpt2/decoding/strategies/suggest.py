@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gpt2.decoding.healing import Healing, TokenIndex
-from gpt2.decoding.masked import allowed
 from gpt2.decoding.sampling import log_softmax
+from gpt2.decoding.strategies.healing import Healing, TokenIndex
+from gpt2.decoding.strategies.masked import allowed
 from gpt2.decoding.tree import Ask, Emit, Extend, MakeStrategy, Wait
 
 if TYPE_CHECKING:

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, TypeAlias, cast
 
 import numpy as np
 
-from gpt2.decoding.ending import Ending, last_row, log_softmax
-from gpt2.decoding.frontier import Frontier, best_of_rows
-from gpt2.decoding.hypotheses import Hypotheses, live_of, ranked
 from gpt2.decoding.params import SamplingParams
+from gpt2.decoding.strategies.ending import Ending, last_row, log_softmax
+from gpt2.decoding.strategies.frontier import Frontier, best_of_rows
+from gpt2.decoding.strategies.hypotheses import Hypotheses, live_of, ranked
 from gpt2.decoding.tree import Answer, Ask, Extend, Strategy, Tree, Wait
 from gpt2.protocols import FinishReason
 

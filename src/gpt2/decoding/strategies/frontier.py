@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, cast
 
 import numpy as np
 
-from gpt2.decoding.ending import Ending, Told, emit, last_row, told
-from gpt2.decoding.gumbel import gumbel_noise
 from gpt2.decoding.params import SamplingParams
+from gpt2.decoding.strategies.ending import Ending, Told, emit, last_row, told
+from gpt2.decoding.strategies.gumbel import gumbel_noise
 from gpt2.decoding.tree import Answer, Ask, Branch, Emit, Extend, Tree, Wait
 from gpt2.errors import InvalidRequest
 from gpt2.protocols import FinishReason

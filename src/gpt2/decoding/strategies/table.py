@@ -8,15 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from gpt2.decoding.beams import beam_search
-from gpt2.decoding.best_of import best_of
-from gpt2.decoding.constrained import constrained_beam_search
-from gpt2.decoding.contrastive import contrastive
-from gpt2.decoding.diverse import diverse_beam_search
-from gpt2.decoding.dola import dola
-from gpt2.decoding.guidance import guidance
 from gpt2.decoding.params import SamplingParams
-from gpt2.decoding.speculation import prompt_lookup
+from gpt2.decoding.strategies.beams import beam_search
+from gpt2.decoding.strategies.best_of import best_of
+from gpt2.decoding.strategies.constrained import constrained_beam_search
+from gpt2.decoding.strategies.contrastive import contrastive
+from gpt2.decoding.strategies.diverse import diverse_beam_search
+from gpt2.decoding.strategies.dola import dola
+from gpt2.decoding.strategies.guidance import guidance
+from gpt2.decoding.strategies.speculation import prompt_lookup
 from gpt2.decoding.tree import MakeStrategy
 
 TABLE: tuple[tuple[Callable[[SamplingParams], bool], MakeStrategy], ...] = (

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import cast
 
-from gpt2.decoding.ending import Ending, Told, emit, last_row
 from gpt2.decoding.params import SamplingParams
+from gpt2.decoding.strategies.ending import Ending, Told, emit, last_row
 from gpt2.decoding.tree import Answer, Ask, Branch, Choice, Extend, Strategy, Tree, Wait
 from gpt2.protocols import FinishReason
 

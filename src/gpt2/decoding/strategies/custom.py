@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gpt2.decoding.drawn import Drawn, begin
-from gpt2.decoding.masked import scored
+from gpt2.decoding.strategies.drawn import Drawn, begin
+from gpt2.decoding.strategies.masked import scored
 from gpt2.decoding.tree import Ask, Choice, Extend, Wait
 from gpt2.errors import InvalidRequest
 

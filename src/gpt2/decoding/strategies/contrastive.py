@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, TypeAlias, cast
 
 import numpy as np
 
-from gpt2.decoding.ending import Ending, emit, last_row, told
 from gpt2.decoding.params import SamplingParams
+from gpt2.decoding.strategies.ending import Ending, emit, last_row, told
 from gpt2.decoding.tree import Answer, Ask, Branch, Extend, Strategy, Tree, Wait
 
 if TYPE_CHECKING:

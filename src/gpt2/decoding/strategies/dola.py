@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Literal, TypeAlias, cast
 
 import numpy as np
 
-from gpt2.decoding.ending import Stream, last_row, log_softmax, one_by_one
 from gpt2.decoding.params import SamplingParams
+from gpt2.decoding.strategies.ending import Stream, last_row, log_softmax, one_by_one
 from gpt2.decoding.tree import Answer, Ask, Strategy, Tree
 from gpt2.errors import InvalidRequest
 

@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from gpt2.decoding.frontier import Candidate, Finished, Frontier
 from gpt2.decoding.params import SamplingParams
+from gpt2.decoding.strategies.frontier import Candidate, Finished, Frontier
 
 if TYPE_CHECKING:
     import numpy as np

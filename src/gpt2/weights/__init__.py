@@ -4,6 +4,7 @@
     save_safetensors(path, ...)  write the format that all read; save_torch for those who read .bin alone
     check_weights, infer_config  the tensors against a config, and a config from the tensors
     Scheme                       how a quantised model's matrices are stored; packed.py has the tensors
+    adapters.py                  LoRA and DoRA adapters in PEFT's format (not imported here)
     hub.py                       from a model's name to a directory (imported only when it is needed)
 
 Nothing here executes anything that a file says. Knows no engine and no PyTorch.

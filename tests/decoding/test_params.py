@@ -273,6 +273,8 @@ CONTRADICTIONS: list[dict[str, Any]] = [
     {"num_beams": 4, "force_words_ids": [[1]], "do_sample": True},
     {"num_beams": 4, "num_beam_groups": 2, "diversity_penalty": 1.0, "do_sample": True},
     {"num_beams": 4, "num_beam_groups": 2, "diversity_penalty": 1.0, "force_words_ids": [[1]]},
+    {"num_beams": 4, "do_sample": True, "mirostat": 2},
+    {"num_beams": 4, "do_sample": True, "dynatemp_range": 0.5},
     {"length_penalty": 2.0},
     {"early_stopping": True},
     {"force_words_ids": [[1]]},

@@ -120,6 +120,19 @@ def test_a_full_window_ends_the_text(name: str) -> None:
     assert {len(text.tokens) for text in texts} == {4 if name == "contrastive" else 5}
 
 
+@pytest.mark.parametrize("filters", [{"top_k": 1}, {"top_p": 1e-6}, {"min_p": 1.0}])
+def test_sampled_beams_keep_a_way_to_go_on(filters: dict[str, Any]) -> None:
+    """A filter that leaves one token leaves two here: the end of the text and another."""
+    for seed in range(20):
+        options = {"num_beams": 3, "n": 3, "do_sample": True, "seed": seed, "max_new_tokens": 6, **filters}
+        texts = run(tree(**options), PROMPT)
+        assert len({tuple(text.tokens) for text in texts}) == 3
+        for text in texts:
+            for at, token in enumerate(text.tokens):
+                best = np.argsort(-logits([*PROMPT, *text.tokens[:at]]), kind="stable")
+                assert token in best[:2]
+
+
 @pytest.mark.parametrize("name", ALL)
 def test_log_probabilities_are_the_models(name: str) -> None:
     bare = run(tree(repetition_penalty=1.3, **ALL[name]), PROMPT)

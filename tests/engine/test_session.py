@@ -51,6 +51,31 @@ def test_a_reply_is_what_the_tokens_before_it_get(lm: gpt2.LanguageModel) -> Non
     assert session.text == lm.tokenizer.decode(session.tokens)
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"num_beams": 3},
+        {"num_beams": 3, "do_sample": True, "top_k": 20},
+        {"num_beams": 4, "num_beam_groups": 2, "diversity_penalty": 0.7},
+        {"penalty_alpha": 0.5, "top_k": 4},
+        {"dola_layers": "high", "temperature": 0.9},
+        {"guidance_scale": 1.7, "negative_prompt": "A sad story"},
+        {"best_of": 3},
+        {"prompt_lookup_num_tokens": 4, "temperature": 0},
+        {"regex": "[a-z ]{5,12}\\."},
+    ],
+    ids=lambda options: "-".join(options),
+)
+def test_a_turn_may_be_decoded_in_any_way(options: dict[str, Any], lm: gpt2.LanguageModel) -> None:
+    session = lm.session(seed=3, max_new_tokens=12, template="story")
+    for message in ("It was night.", "Then the door opened."):
+        reply = session.generate(message, **options)
+        length = session.turns[-1].end - len(reply.tokens)
+        assert reply == lm.generate(session.tokens[:length], seed=reply.seed, max_new_tokens=12, **options)
+    session.undo()
+    assert session.generate("Then the door opened.", **options) == reply
+
+
 def test_a_turn_costs_what_its_tokens_cost(lm: gpt2.LanguageModel) -> None:
     """At most a block of what was there before is computed again, although the text grows and grows."""
     model = gpt2.load(threads=1)

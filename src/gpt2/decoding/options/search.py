@@ -89,6 +89,9 @@ def _check_beams(params: Any) -> None:
             if getattr(params, name) != off:
                 _contradiction(params, name, "num_beams", f"more than one beam for {name}", "num_beams=4")
         return
+    for name in ("mirostat", "dynatemp_range"):
+        if getattr(params, name):
+            _contradiction(params, name, "num_beams", "one of them: it steers one text, not several at once")
     if params.n > params.num_beams:
         _contradiction(params, "n", "num_beams", "n <= num_beams")
     if params.temperature not in (0.0, 1.0) and not params.do_sample:

@@ -27,7 +27,8 @@ from gpt2.protocols import FinishReason
 def beam_search(tree: Tree, prompt: Sequence[int], params: SamplingParams, ends: frozenset[int]) -> Strategy:
     """params.do_sample: beam sampling."""
     ending = Ending(tree, params, ends)
-    frontier = Frontier(tree, prompt, params, ending)
+    branch = tree.open(_drawn_params(params, ending)) if params.do_sample else None
+    frontier = Frontier(tree, prompt, params, ending, branch=branch)
     width = params.num_beams
     count = max(2, 1 + len(ending.ids)) * width
     done: list[Finished] = []  # best first
@@ -53,6 +54,13 @@ def beam_search(tree: Tree, prompt: Sequence[int], params: SamplingParams, ends:
         frontier.go_on(live)
         yield from frontier.certain(done)
     yield from frontier.results(done)
+
+
+def _drawn_params(params: SamplingParams, ending: Ending) -> SamplingParams:
+    """The filters leave each beam a token that does not end it, however many do: else texts could not go on.
+    So does transformers."""
+    least = 1 + max(1, len(ending.ids))
+    return params.replace(min_tokens_to_keep=max(least, params.min_tokens_to_keep))
 
 
 def _kept(done: list[Finished], new: list[Finished], width: int) -> list[Finished]:

@@ -20,6 +20,7 @@ from gpt2.decoding import SamplingParams
 from gpt2.decoding.strategies.grammar import Grammars, structure_of
 from gpt2.decoding.strategies.healing import Healing, TokenIndex, heal
 from gpt2.decoding.strategies.masked import masked
+from gpt2.engine.structure import Structures
 from gpt2.errors import InvalidRequest, PromptTooLong
 
 CASES = judges()
@@ -159,6 +160,37 @@ def test_a_model_without_a_tokenizer_says_what_is_missing(lm: gpt2.LanguageModel
     for options in ({"regex": "a"}, {"token_healing": True}):
         with pytest.raises(InvalidRequest, match=f"{next(iter(options))} needs a tokenizer"):
             bare.generate([1, 2], **options)  # type: ignore[arg-type]
+
+
+def test_a_grammar_is_read_off_the_event_loop(
+    lm: gpt2.LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may take seconds, for which other coroutines must not wait."""
+    understood_on: list[threading.Thread] = []
+    strategy_for = Structures.strategy_for
+
+    def noting(self: Structures, params: SamplingParams) -> Any:
+        understood_on.append(threading.current_thread())
+        return strategy_for(self, params)
+
+    monkeypatch.setattr(Structures, "strategy_for", noting)
+
+    async def both() -> tuple[Any, str, int]:
+        whole = await lm.agenerate(PROMPT, regex="[ab]{5}", seed=1)
+        text = "".join([chunk.text async for chunk in lm.astream(PROMPT, regex="[ab]{5}", seed=1)])
+        wrong = 0
+        for call in (lm.agenerate(PROMPT, regex="("), anext(lm.astream(PROMPT, regex="("))):
+            try:
+                await call
+            except InvalidRequest:
+                wrong += 1
+        return whole, text, wrong
+
+    whole, text, wrong = asyncio.run(both())
+    assert whole.text == text
+    assert wrong == 2
+    assert len(understood_on) == 4
+    assert threading.current_thread() not in understood_on
 
 
 # --- token healing ---

@@ -14,6 +14,7 @@ import weakref
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import aclosing
 from functools import partial
 from typing import TypeAlias
 
@@ -88,6 +89,15 @@ class Dispatcher:
                 yield got
         finally:
             self._forget(reader)
+
+    async def run_later(
+        self, make: Callable[[], Generation], prompts: Sequence[tuple[Ids, Cut | None]]
+    ) -> AsyncIterator[tuple[int, Chunk]]:
+        """run() of a generation that takes long to make: on another thread, so that the loop goes on."""
+        generation = await asyncio.to_thread(make)
+        async with aclosing(self.run(generation, prompts)) as chunks:  # type: ignore[type-var]
+            async for chunk in chunks:
+                yield chunk
 
     def _submit(
         self, generation: Generation, prompts: Sequence[tuple[Ids, Cut | None]], reader: _Reader

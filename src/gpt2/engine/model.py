@@ -10,6 +10,7 @@ import math
 import os
 import secrets
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast, get_args
 
@@ -201,8 +202,7 @@ class LanguageModel:
         one, prompts = _prompts(prompt)
         helpers = Helpers(logits_processors, stopping_criteria, assistant_model)
         chosen = _params(params, preset, options)
-        generation = self._generation(chosen, salt, timeout, helpers=helpers)
-        chunks = [c async for c in self._async.run(generation, self._encoded(prompts, chosen))]
+        chunks = [c async for c in self._async_chunks(chosen, salt, timeout, helpers, prompts)]
         return results(chunks, one and chosen.n == 1)
 
     def astream(
@@ -218,11 +218,27 @@ class LanguageModel:
         assistant_model: LanguageModel | None = None,
         **options: Any,
     ) -> AsyncIterator[Chunk]:
-        """stream() for asyncio. A reader that lags is waited for; the others go on."""
+        """stream() for asyncio. A reader that lags is waited for; the others go on. A grammar is read at the
+        first piece, on another thread, and raises there if it is wrong."""
         helpers = Helpers(logits_processors, stopping_criteria, assistant_model)
         chosen = _params(params, preset, options)
-        generation = self._generation(chosen, salt, timeout, helpers=helpers)
-        return without_index_async(self._async.run(generation, self._encoded([prompt], chosen)))
+        return without_index_async(self._async_chunks(chosen, salt, timeout, helpers, [prompt]))
+
+    def _async_chunks(
+        self,
+        params: SamplingParams,
+        salt: str,
+        timeout: float | None,
+        helpers: Helpers,
+        prompts: Sequence[Prompt],
+    ) -> AsyncIterator[tuple[int, Chunk]]:
+        """(prompt index, chunk), for asyncio. A grammar may take seconds to be understood: not on the
+        loop."""
+        encoded = self._encoded(prompts, params)
+        make = partial(self._generation, params, salt, timeout, helpers=helpers)
+        if structure_of(params) is not None:
+            return self._async.run_later(make, encoded)
+        return self._async.run(make(), encoded)
 
     def session(
         self,

@@ -123,7 +123,7 @@ class Trainer:
         )
         self.progress = Progress()
         self._saved: int | None = None
-        self.evaluate_every = settings.evaluate_every or max(1, math.ceil(train.steps(1.0) / 10))
+        self.evaluate_every = settings.evaluate_every or max(10, math.ceil(train.steps(1.0) / 4))
         self.checkpoint_every = settings.checkpoint_every or max(1, self.steps // 20)
 
     # --- the run ---
@@ -132,6 +132,8 @@ class Trainer:
         """Train until it is over. Raises LossDiverged, CheckpointError, and KeyboardInterrupt or SystemExit
         after a signal, when the state is saved."""
         progress = self.progress
+        if self._saved is None and progress.step == 0:
+            self.report.began(self.settings.to_dict())
         with Asked() as asked:
             while True:
                 if self._must_stop(asked):

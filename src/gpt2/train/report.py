@@ -88,13 +88,21 @@ class Report:
 
     def resumed(self, step: int) -> None:
         """The run goes on from a step: what the log has beyond it has not happened."""
+        self._forget(lambda event: event.get("step", 0) > step and event["event"] != "note")
+        self.write("resumed", step=step)
+        self.say(f"goes on from step {step:,}")
+
+    def began(self, settings: dict[str, Any]) -> None:
+        """The run begins at its beginning: the log is of one that was cut before its first checkpoint."""
+        self._forget(lambda event: event["event"] != "note")
+        self.write("settings", **settings)
+
+    def _forget(self, which: Callable[[dict[str, Any]], bool]) -> None:
         if self.log is not None and self.log.is_file():
-            kept = [e for e in read_log(self.log) if e.get("step", 0) <= step or e["event"] == "note"]
+            kept = [event for event in read_log(self.log) if not which(event)]
             scratch = self.log.with_suffix(".part")
             scratch.write_text("".join(json.dumps(event) + "\n" for event in kept), encoding="utf-8")
             os.replace(scratch, self.log)
-        self.write("resumed", step=step)
-        self.say(f"goes on from step {step:,}")
 
     def note(self, text: str) -> None:
         """Something that people must read."""

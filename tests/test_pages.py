@@ -17,6 +17,7 @@ RUN = (
     "chat-in-a-terminal.md",
     "choose-a-strategy.md",
     "from-transformers.md",
+    "prepare-data.md",
     "talk-in-turns.md",
     "write-a-template.md",
 )

@@ -22,6 +22,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "score": ("gpt2.cli.score", "Show how surprising each token of a text is"),
     "tokenize": ("gpt2.cli.tokenize", "Turn text into tokens, or tokens into text"),
     "templates": ("gpt2.cli.templates", "Show prompt templates, or compare them by score"),
+    "prepare": ("gpt2.cli.prepare", "Turn files of text into tokens to train on"),
     "quantize": ("gpt2.cli.quantize", "Write a smaller model: weights rounded to int8 or int4"),
     "inspect": ("gpt2.cli.inspect", "Show what is inside a model directory or a weights file"),
     "pull": ("gpt2.cli.pull", "Download a model, so that it can be used without a network"),

@@ -22,7 +22,6 @@ from gpt2.config import GPT2Config
 from gpt2.decoding import SamplingParams, Template, as_template
 from gpt2.decoding.params import Truncate
 from gpt2.decoding.strategies.grammar import structure_of
-from gpt2.engine import checks
 from gpt2.engine.asynchronous import Dispatcher
 from gpt2.engine.generation import Generation
 from gpt2.engine.helpers import NO_HELPERS, Helpers
@@ -32,7 +31,6 @@ from gpt2.engine.prompts import (
     as_ids,
     encode_prompt,
     end_ids,
-    ids_or_none,
     is_one_prompt,
     start_id,
     too_long,
@@ -293,6 +291,8 @@ class LanguageModel:
             raise InvalidRequest(
                 "stop strings need a tokenizer, and this model has none", hint="stop_token_ids"
             )
+        if timeout is not None and not timeout > 0:
+            raise InvalidRequest("timeout", got=timeout, expected="a positive number of seconds, or None")
         seed = params.seed if params.seed is not None else secrets.randbits(63)
         settled = settle(params, seed, self.config, self._tokenizer)
         return Generation(
@@ -301,8 +301,8 @@ class LanguageModel:
             self._tokenizer,
             settled,
             seed,
-            salt=checks.salt(salt),
-            timeout=checks.seconds("timeout", timeout),
+            salt=salt,
+            timeout=timeout,
             heal=self._structures.heal if params.token_healing else None,
             strategy=helpers.strategy(self._structures.strategy_for(settled), settled),
             # A caller's code, and a stranger's grammar, may take any time.
@@ -317,8 +317,9 @@ class LanguageModel:
         """Unnormalised log-probabilities after each position, float32 [T, V]; with `first`, of positions
         first.. alone."""
         array = self._window_ids(ids)
-        checked = checks.whole("first", first, 0, int(array.size) - 1, source="the number of ids")
-        return cast(Floats, self._native.logits(array, checked))
+        if not 0 <= first < array.size:
+            raise InvalidRequest("first", got=first, expected=f"0 to {array.size - 1}")
+        return cast(Floats, self._native.logits(array, first))
 
     def hidden_states(self, ids: Sequence[int] | npt.NDArray[Any]) -> Floats:
         """The residual stream, float32 [L + 1, T, C]: after the embedding, after each block, and the last
@@ -363,7 +364,6 @@ class LanguageModel:
         prefix stays in the engine: the same text with a few letters more costs only what is new.
 
         Args:
-            n: 1 to 256, as many as go through the model together.
             max_new_tokens: of each alternative, with the tokens that repeat the end of the prefix.
             truncate: where to cut a prefix that does not fit the window; None: it is PromptTooLong.
             salt: as in generate().
@@ -371,13 +371,12 @@ class LanguageModel:
         Raises:
             InvalidRequest (PromptTooLong), Overloaded, OutOfMemory.
         """
-        checks.whole("n", n, 1, 256)
         params = SamplingParams(
             temperature=0.0, n=n, max_new_tokens=max_new_tokens, logprobs=0, truncate=truncate
         )
         ids, _ = encode_prompt(prefix, params, self.config, self._tokenizer)
         healed = self._structures.heal(ids.tolist())
-        return self._suggester.suggest(healed, self._structures.index, params, checks.salt(salt))
+        return self._suggester.suggest(healed, self._structures.index, params, salt)
 
     def score(self, text: Prompt, *, stride: int | None = None) -> Score:
         """The log-probability of each token of a text; the first one follows the end-of-text token.
@@ -388,8 +387,8 @@ class LanguageModel:
         """
         ids, _ = self._score_ids(text)
         window = self.config.n_positions
-        if stride is not None:
-            checks.whole("stride", stride, 1, window, source="n_positions; None scores one window")
+        if stride is not None and (isinstance(stride, bool) or not 1 <= stride <= window):
+            raise InvalidRequest("stride", got=repr(stride), expected=f"1 to {window} (n_positions), or None")
         if ids.size - 1 > window and stride is None:
             error = too_long(int(ids.size) - 1, window)
             raise PromptTooLong(
@@ -432,7 +431,10 @@ class LanguageModel:
         if pooling not in get_args(Pooling):
             raise InvalidRequest("pooling", got=repr(pooling), expected=" | ".join(get_args(Pooling)))
         states = self.config.n_layer + 1
-        checks.whole("layer", layer, -states, states - 1, source="n_layer")
+        if isinstance(layer, bool) or not isinstance(layer, int) or not -states <= layer < states:
+            raise InvalidRequest(
+                "layer", got=repr(layer), expected=f"{-states} to {states - 1}", source="n_layer"
+            )
         many = [cast(Prompt, texts)] if is_one_prompt(texts) else list(cast("Iterable[Prompt]", texts))
         rows = [self._pooled(prompt, layer, pooling) for prompt in many]
         return np.stack(rows) if rows else np.empty((0, self.config.n_embd), dtype=np.float32)
@@ -457,7 +459,7 @@ class LanguageModel:
         if isinstance(text, str):
             ids = np.asarray(self.tokenizer.encode(text), dtype=np.int32)
         else:
-            ids = ids_or_none(text, self.config.vocab_size)
+            ids = as_ids(text, self.config.vocab_size) if len(text) else np.empty(0, dtype=np.int32)
         start = np.array([start_id(self.config, self._tokenizer)], dtype=np.int32)
         return np.concatenate([start, ids]), int(ids.size)
 

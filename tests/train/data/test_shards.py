@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ def write(
     *,
     loss: list[int] | None = None,
     shard_tokens: int = 10,
+    at_once: int = 1,
     tokenizer: dict[str, Any] | None = None,
 ) -> Tokens:
     tokenizer = tokenizer or TOKENIZER
@@ -38,12 +40,21 @@ def write(
             with_loss=loss is not None,
             shard_tokens=shard_tokens,
         )
-        for i, ids in enumerate(some):
-            whole = np.array([tokenizer["eos_id"], *ids], np.int64)
-            writer.write(whole, np.array([len(whole)]), np.array([loss[i] if loss else 0]))
+        for i in range(0, len(some), at_once):
+            wholes = [[tokenizer["eos_id"], *ids] for ids in some[i : i + at_once]]
+            losses = loss[i : i + at_once] if loss else [0] * len(wholes)
+            writer.write(np.concatenate(wholes), np.array([len(ids) for ids in wholes]), np.array(losses))
         tables[split] = writer.finish()
     write_index(folder, {"tokenizer": tokenizer, "shards": tables})
     return Tokens(folder)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def no_waiting_for_the_disk() -> Iterator[None]:
+    """Syncing is for power cuts, and slow where others write; see test_prepare.py."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda handle: None)
+        yield
 
 
 @pytest.fixture
@@ -55,13 +66,19 @@ def folder(tmp_path: Path) -> Path:
 @given(
     documents=st.lists(st.lists(st.integers(0, V - 2), max_size=12), min_size=1, max_size=9),
     shard_tokens=st.integers(1, 30),
+    at_once=st.integers(1, 9),
     big=st.booleans(),
 )
 def test_what_is_written_is_read(
-    tmp_path_factory: pytest.TempPathFactory, documents: list[list[int]], shard_tokens: int, big: bool
+    tmp_path_factory: pytest.TempPathFactory,
+    documents: list[list[int]],
+    shard_tokens: int,
+    at_once: int,
+    big: bool,
 ) -> None:
     tokenizer = TOKENIZER | ({"vocab_size": 70_000, "eos_id": 69_999} if big else {})
-    tokens = write(tmp_path_factory.mktemp("t"), documents, shard_tokens=shard_tokens, tokenizer=tokenizer)
+    folder = tmp_path_factory.mktemp("t")
+    tokens = write(folder, documents, shard_tokens=shard_tokens, at_once=at_once, tokenizer=tokenizer)
     tokens.verify()
     split = tokens.split("train")
     assert [split.document(i).tolist() for i in range(len(split))] == documents

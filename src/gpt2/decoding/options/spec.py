@@ -49,16 +49,12 @@ class Rule:
     hint: str | None = None
 
     def checked(self, value: Any) -> Any:
-        likely = None
         try:
             return self.accept(value)
-        except UnicodeEncodeError:
-            likely = "it has a lone surrogate (half of a UTF-16 pair), which is no character"
         except (TypeError, ValueError, OverflowError):
-            pass
-        raise InvalidRequest(
-            self.spec.name, got=shown(value), expected=self.spec.range, likely=likely, hint=self.hint
-        )
+            raise InvalidRequest(
+                self.spec.name, got=shown(value), expected=self.spec.range, hint=self.hint
+            ) from None
 
 
 def row(

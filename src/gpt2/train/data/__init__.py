@@ -7,6 +7,19 @@ packing.py   documents -> windows of T tokens -> the batch of a step
 """
 
 from gpt2.train.data.packing import Batch, Batches
+from gpt2.train.data.prepare import Preparation, Progress, prepare
 from gpt2.train.data.shards import Split, Tokens
+from gpt2.train.data.sources import Document, find_sources, read
 
-__all__ = ["Batch", "Batches", "Split", "Tokens"]
+__all__ = [
+    "Batch",
+    "Batches",
+    "Document",
+    "Preparation",
+    "Progress",
+    "Split",
+    "Tokens",
+    "find_sources",
+    "prepare",
+    "read",
+]

@@ -276,7 +276,7 @@ class ShardWriter:
             base = int(ends[first - 1]) if first else 0
             room = self._shard_tokens - self._written
             last = int(np.searchsorted(ends, base + room, "right"))
-            if last == first:
+            if last <= first:
                 if self._written:
                     self._close()
                     continue
@@ -284,6 +284,16 @@ class ShardWriter:
             stop = int(ends[last - 1])
             self._append(tokens[base:stop], lengths[first:last], loss_from[first:last])
             first = last
+
+    def stream(self, stretches: Iterable[npt.NDArray[np.integer]], length: int, loss_from: int) -> None:
+        """Append one document whose `length` stored tokens come in stretches, so that it need not be in
+        memory."""
+        if self._written and self._written + length > self._shard_tokens:
+            self._close()
+        first = np.array([length], np.int64)
+        for some in stretches:
+            self._append(some, first, np.array([loss_from], np.int64))
+            first = first[:0]
 
     def finish(self) -> list[dict[str, Any]]:
         """Close the last shard; the table of all for the index."""
@@ -299,7 +309,7 @@ class ShardWriter:
         self._file.write(raw)
         self._hash.update(raw)
         self._starts.append(np.cumsum(lengths) - lengths + self._written)
-        self._loss.append(loss)
+        self._loss.append(loss[: len(lengths)])
         self._written += len(tokens)
 
     def _close(self) -> None:

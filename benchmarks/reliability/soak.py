@@ -1,6 +1,7 @@
 """R7: hours of mixed load, and the memory does not grow.
 
     python benchmarks/reliability/soak.py --minutes 30
+    python benchmarks/reliability/soak.py --each 150 --model SMALL    what one request of each kind leaves
 
 Threads generate, stream and leave, cancel through asyncio, ask for logits and hidden states, load and unload
 a second engine, and make errors. Every few seconds all of them pause; then the engine must be empty, and what
@@ -8,6 +9,8 @@ is in use is written down: resident memory, what the C allocator has given out, 
 allocator. The slopes are least-squares lines after the first half. The first of them is what a user sees; the
 other two say where it comes from (a leak shows in them; holes in the allocator's arenas, and threads' arenas,
 do not).
+--each runs the kinds one after the other and counts what malloc has given out and not got back after each:
+a leak of some bytes a request shows within minutes, on a small model best. Exit 1 above 100 bytes.
 Exit 1 when resident memory grows by more than --limit MB per hour, or the engine is not empty at a pause.
 """
 
@@ -21,6 +24,7 @@ import gc
 import json
 import os
 import random
+import statistics
 import sys
 import threading
 import time
@@ -111,39 +115,93 @@ class Pause:
                 self._changed.notify_all()
 
 
-def work(lm: gpt2.LanguageModel, seed: int, until: float, pause: Pause) -> None:
-    bits = random.Random(seed)
+class Caller:
+    """One who asks for all kinds of things, by chance."""
 
-    async def leave_early(ids: list[int]) -> None:
-        chunks = lm.astream(ids, max_new_tokens=200, overflow="slide")
-        async for _ in chunks:
-            if bits.random() < 0.1:
-                break
-        await chunks.aclose()  # type: ignore[attr-defined]
+    def __init__(self, lm: gpt2.LanguageModel, seed: int) -> None:
+        self._lm, self._bits = lm, random.Random(seed)
 
+    def prompt(self) -> list[int]:
+        config = self._lm.config
+        return [
+            self._bits.randrange(config.vocab_size) for _ in range(self._bits.randint(1, config.n_positions))
+        ]
+
+    def anything(self) -> None:
+        kind = self._bits.choice(KINDS)
+        if kind is not Caller.load or self._bits.random() < 0.1:
+            kind(self, self.prompt())
+
+    def generate(self, ids: list[int]) -> None:
+        self._lm.generate([ids, ids[: len(ids) // 2 + 1]], n=2, max_new_tokens=20, logprobs=2)
+
+    def leave(self, ids: list[int]) -> None:
+        stream = self._lm.stream(ids, max_new_tokens=100, salt=str(self._bits.random()))
+        next(stream, None)
+        stream.close()  # type: ignore[attr-defined]
+
+    def leave_async(self, ids: list[int]) -> None:
+        async def some() -> None:
+            chunks = self._lm.astream(ids, max_new_tokens=200, overflow="slide")
+            async for _ in chunks:
+                if self._bits.random() < 0.1:
+                    break
+            await chunks.aclose()  # type: ignore[attr-defined]
+
+        asyncio.run(some())
+
+    def look_inside(self, ids: list[int]) -> None:
+        self._lm.logits(ids[:50])
+        self._lm.hidden_states(ids[:70])
+
+    def err(self, ids: list[int]) -> None:
+        with contextlib.suppress(errors.InvalidRequest):
+            self._lm.generate([*ids[:1], self._lm.config.vocab_size])
+
+    def be_late(self, ids: list[int]) -> None:
+        with contextlib.suppress(errors.DeadlineExpired):
+            self._lm.generate(ids, timeout=1e-4, max_new_tokens=10)
+
+    def drive(self, ids: list[int]) -> None:
+        self._lm.generate(ids[: len(ids) // 2 + 1], num_beams=3, n=2, max_new_tokens=8)
+
+    def load(self, ids: list[int]) -> None:
+        gpt2.load(self._lm.path, threads=2).generate(ids[:20], max_new_tokens=3)
+
+
+KINDS = (
+    Caller.generate, Caller.leave, Caller.leave_async, Caller.look_inside, Caller.err, Caller.be_late,
+    Caller.drive, Caller.load,
+)  # fmt: skip
+
+
+def work(caller: Caller, until: float, pause: Pause) -> None:
     while pause.go_on() and time.monotonic() < until:
-        ids = [bits.randrange(lm.config.vocab_size) for _ in range(bits.randint(1, lm.config.n_positions))]
-        kind = bits.randrange(7)
-        if kind == 0:
-            lm.generate([ids, ids[: len(ids) // 2 + 1]], n=2, max_new_tokens=20, logprobs=2)
-        elif kind == 1:
-            stream = lm.stream(ids, max_new_tokens=100, salt=str(bits.random()))
-            next(stream)
-            stream.close()  # type: ignore[attr-defined]
-        elif kind == 2:
-            asyncio.run(leave_early(ids))
-        elif kind == 3:
-            lm.logits(ids[:50])
-            lm.hidden_states(ids[:70])
-        elif kind == 4:
-            with contextlib.suppress(errors.InvalidRequest):
-                lm.generate([lm.config.vocab_size])
-        elif kind == 5:
-            with contextlib.suppress(errors.DeadlineExpired):
-                lm.generate(ids, timeout=1e-3, max_new_tokens=10)
-        elif bits.random() < 0.1:
-            gpt2.load(lm.path, threads=2).generate(ids[:20], max_new_tokens=3)
+        caller.anything()
     pause.leave()
+
+
+def one_by_one(lm: gpt2.LanguageModel, count: int) -> int:
+    """Each kind alone: what a request leaves behind, once everything is warm."""
+    caller, worst = Caller(lm, 1), 0.0
+    for kind in KINDS:
+        rounds = []
+        for _ in range(5):
+            before = sample(lm, 0.0)
+            for _ in range(count):
+                kind(caller, caller.prompt())
+            after = sample(lm, 0.0)
+            rounds.append(
+                [
+                    (after.allocated_mb - before.allocated_mb) * 2**20 / count,
+                    (after.python_blocks - before.python_blocks) / count,
+                ]
+            )
+        left = statistics.median(one[0] for one in rounds[2:])
+        worst = max(worst, left)
+        said = ", ".join(f"{bytes_:.0f} B {blocks:+.2f} blocks" for bytes_, blocks in rounds)
+        print(f"{kind.__name__:12} {left:8.1f} B a request  (rounds of {count}: {said})", flush=True)
+    return int(worst > 100)
 
 
 def sample(lm: gpt2.LanguageModel, began: float) -> Sample:
@@ -171,12 +229,17 @@ def main() -> int:
     parser.add_argument("--threads", type=int, default=4, help="callers")
     parser.add_argument("--limit", type=float, default=1.0, help="MB per hour")
     parser.add_argument("--json", help="write every sample there")
+    parser.add_argument(
+        "--each", type=int, metavar="REQUESTS", help="instead: each kind alone, so many times"
+    )
     args = parser.parse_args()
     lm = gpt2.load(args.model, weights=args.weights, max_batch=16, cache_bytes=16 << 20)
+    if args.each:
+        return one_by_one(lm, args.each)
     began = time.monotonic()
     until = began + 60 * args.minutes
     pause = Pause(args.threads)
-    callers = [threading.Thread(target=work, args=(lm, k, until, pause)) for k in range(args.threads)]
+    callers = [threading.Thread(target=work, args=(Caller(lm, k), until, pause)) for k in range(args.threads)]
     for caller in callers:
         caller.start()
     samples: list[Sample] = []

@@ -19,6 +19,7 @@ RUN = (
     "from-transformers.md",
     "prepare-data.md",
     "talk-in-turns.md",
+    "use-adapters.md",
     "write-a-template.md",
 )
 

@@ -86,8 +86,9 @@ nb::object rules(Mailbox& box, std::uint64_t request, std::uint32_t branch, cons
                      [&](float* out) { box.rules(request, branch, logits.data(), normalise, draw_rules, out); });
 }
 
-std::uint64_t begin(Mailbox& box, bool slide, bool share_prefix, const std::string& salt, double timeout) {
-  return box.begin({slide, share_prefix, salt, timeout});
+std::uint64_t begin(Mailbox& box, bool slide, bool share_prefix, const std::string& salt, double timeout,
+                    const LoadedAdapter* adapter) {
+  return box.begin({slide, share_prefix, salt, adapter_of(adapter), timeout});
 }
 
 }  // namespace
@@ -113,7 +114,7 @@ void bind_branches(nb::class_<Mailbox>& mailbox) {
   const auto unlocked = nb::call_guard<nb::gil_scoped_release>();
   mailbox
       .def("begin", begin, "slide"_a = false, "share_prefix"_a = true, "salt"_a = "", "timeout"_a = 0.0,
-           "A request whose branches the caller drives; its number.")
+           "adapter"_a.none() = nb::none(), "A request whose branches the caller drives; its number.")
       .def("open", &Mailbox::open, "request"_a, "params"_a, "alternative"_a = 0, "prompt_length"_a = 0, unlocked,
            "An empty branch of it; its number.")
       .def("fork", &Mailbox::fork, "request"_a, "branch"_a, "alternative"_a = nb::none(), unlocked)

@@ -175,7 +175,7 @@ nb::object widen(const nb::ndarray<const std::uint16_t, nb::ndim<1>, nb::c_conti
 
 std::uint64_t submit(Mailbox& box, const Ids& ids, const sampling::Params& params, std::size_t max_new_tokens,
                      std::uint32_t alternatives, bool slide, bool share_prefix, const std::string& salt, double timeout,
-                     std::size_t unread) {
+                     std::size_t unread, const LoadedAdapter* adapter) {
   Request r;
   r.ids = to_vector(ids);
   r.params = params;
@@ -186,6 +186,7 @@ std::uint64_t submit(Mailbox& box, const Ids& ids, const sampling::Params& param
   r.salt = salt;
   r.timeout = timeout;
   r.unread = unread;
+  r.adapter = adapter_of(adapter);
   nb::gil_scoped_release release;
   return box.submit(std::move(r));
 }
@@ -195,7 +196,7 @@ void bind_mailbox(nb::module_& m) {
   nb::class_<Mailbox> mailbox(m, "Mailbox", "A caller's side of the engine; see native/engine/mailbox.h.");
   mailbox.def(nb::init<Engine&>(), "engine"_a, nb::keep_alive<1, 2>())
       .def("submit", submit, "ids"_a, "params"_a, "max_new_tokens"_a, "alternatives"_a = 1, "slide"_a = false,
-           "share_prefix"_a = true, "salt"_a = "", "timeout"_a = 0.0, "unread"_a = 256)
+           "share_prefix"_a = true, "salt"_a = "", "timeout"_a = 0.0, "unread"_a = 256, "adapter"_a.none() = nb::none())
       .def("wait", wait,
            "Waits for events: (request, alternative, token, logprob, [(id, logprob)], slides, ended, error).\n"
            "or of a branch (request, branch, slides, answer, error). An empty list says that none are left to come.")
@@ -224,9 +225,43 @@ EngineOptions options_from(const nb::dict& d) {
   return o;
 }
 
+nb::object logits(Engine& e, const Ids& ids, std::size_t first, const LoadedAdapter* adapter) {
+  const std::size_t n = ids.size(), rows = first < n ? n - first : 0;
+  return float_array({rows, e.config().vocab}, [&, poll = signal_poll()](float* out) {
+    e.logits(ids.data(), n, first, out, poll, adapter_of(adapter));
+  });
+}
+
+nb::object score(Engine& e, const Ids& ids, const LoadedAdapter* adapter) {
+  const std::size_t n = ids.size();
+  return float_array({n == 0 ? 0 : n - 1},
+                     [&, poll = signal_poll()](float* out) { e.score(ids.data(), n, out, poll, adapter_of(adapter)); });
+}
+
+nb::object hidden_states(Engine& e, const Ids& ids, const LoadedAdapter* adapter) {
+  const std::size_t n = ids.size();
+  return float_array({e.config().layers + 1, n, e.config().embd}, [&, poll = signal_poll()](float* out) {
+    e.hidden_states(ids.data(), n, out, poll, adapter_of(adapter));
+  });
+}
+
+// The arrays are copied into the kernels' form.
+LoadedAdapter make_adapter(Engine& engine, const nb::dict& tensors, const nb::dict& scales, const std::string& key) {
+  AdapterSource source;
+  source.tensors = tensors_from(tensors, {});
+  for (auto [name, scale] : scales) source.scales.emplace(nb::cast<std::string>(name), nb::cast<float>(scale));
+  source.key = key;
+  nb::gil_scoped_release release;
+  return {engine.adapter(source)};
+}
+
 }  // namespace
 
 void bind_engine(nb::module_& m) {
+  nb::class_<LoadedAdapter>(m, "Adapter", "An adapter of one engine; see native/model/adapter.h.")
+      .def_prop_ro("rank", [](const LoadedAdapter& a) { return a.adapter->rank; })
+      .def_prop_ro("bytes", [](const LoadedAdapter& a) { return a.adapter->bytes(); })
+      .def_prop_ro("users", [](const LoadedAdapter& a) { return a.adapter.use_count() - 1; });
   nb::class_<Engine>(m, "Engine")
       // The engine keeps alive what it reads where it lies, and so the mapped file behind it: the dict, out of which
       // the other arrays are taken.
@@ -249,30 +284,10 @@ void bind_engine(nb::module_& m) {
       .def_prop_ro("weight_bytes", &Engine::weight_bytes)
       .def_prop_ro("max_batch", &Engine::max_batch)
       .def("stats", stats)
-      .def(
-          "logits",
-          [](Engine& e, const Ids& ids, std::size_t first) {
-            const std::size_t n = ids.size(), rows = first < n ? n - first : 0;
-            return float_array({rows, e.config().vocab},
-                               [&, poll = signal_poll()](float* out) { e.logits(ids.data(), n, first, out, poll); });
-          },
-          "ids"_a, "first"_a = 0)
-      .def(
-          "score",
-          [](Engine& e, const Ids& ids) {
-            const std::size_t n = ids.size();
-            return float_array({n == 0 ? 0 : n - 1},
-                               [&, poll = signal_poll()](float* out) { e.score(ids.data(), n, out, poll); });
-          },
-          "ids"_a)
-      .def(
-          "hidden_states",
-          [](Engine& e, const Ids& ids) {
-            const std::size_t n = ids.size();
-            return float_array({e.config().layers + 1, n, e.config().embd},
-                               [&, poll = signal_poll()](float* out) { e.hidden_states(ids.data(), n, out, poll); });
-          },
-          "ids"_a);
+      .def("adapter", make_adapter, "tensors"_a, "scales"_a, "key"_a)
+      .def("logits", logits, "ids"_a, "first"_a = 0, "adapter"_a.none() = nb::none())
+      .def("score", score, "ids"_a, "adapter"_a.none() = nb::none())
+      .def("hidden_states", hidden_states, "ids"_a, "adapter"_a.none() = nb::none());
   bind_mailbox(m);
   m.def("available_isas", [] {
     std::vector<std::string> names;

@@ -12,6 +12,12 @@ namespace gpt2::bindings {
 // not asked for.
 nanobind::object reply_tuple(std::unique_ptr<Reply> reply, const Config& config);
 
+// What Python holds of an adapter: it lives on in the requests that use it.
+struct LoadedAdapter {
+  AdapterPtr adapter;
+};
+inline AdapterPtr adapter_of(const LoadedAdapter* loaded) { return loaded == nullptr ? nullptr : loaded->adapter; }
+
 void bind_branches(nanobind::class_<Mailbox>& mailbox);
 
 }  // namespace gpt2::bindings

@@ -66,7 +66,7 @@ std::uint64_t Mailbox::begin(const Driven& options) {
   std::map<std::uint64_t, DrivenRequest> added;
   DrivenRequest& d = added[0];
   d.options = options;
-  d.space = std::make_shared<const std::string>(engine_.name_ + '\0' + options.salt);
+  d.space = engine_.space_of(options.adapter, options.salt);
   d.deadline = deadline_after(options.timeout);
   auto node = added.extract(added.begin());
   const std::lock_guard<std::mutex> lock(engine_.mutex_);
@@ -99,6 +99,8 @@ std::uint32_t Mailbox::add_branch(std::uint64_t request, std::unique_ptr<Job> jo
   job->alternative = number;
   job->order = d.order;
   job->space = d.space;
+  job->adapter = d.options.adapter;
+  job->kin = job->adapter == nullptr ? 0 : job->adapter->number;
   job->slide = d.options.slide;
   job->share = d.options.share_prefix && engine_.prefix_cache_;
   job->most_unread = SIZE_MAX;

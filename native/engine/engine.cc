@@ -109,10 +109,29 @@ Stats Engine::stats() const {
   return s;
 }
 
-template <typename Done>
-void Engine::run_alone(const std::int32_t* ids, std::size_t count, const model::Capture& capture, const Poll& poll,
-                       const Done& done) {
+AdapterPtr Engine::adapter(const AdapterSource& source) {
   check_process();
+  const std::lock_guard<FairLock> turn(turn_);
+  return model_.adapter(source);
+}
+
+void Engine::check_adapter(const AdapterPtr& adapter) const {
+  if (adapter == nullptr || adapter->owner == &model_) return;
+  throw Error(ErrorKind::kInvalidRequest, "adapter", "one of another model", "one that this engine made");
+}
+
+scheduler::Space Engine::space_of(const AdapterPtr& adapter, const std::string& salt) const {
+  check_adapter(adapter);
+  // The length says where the key ends, whatever is in it.
+  const std::string key = adapter == nullptr ? std::string() : adapter->key;
+  return std::make_shared<const std::string>(name_ + '\0' + std::to_string(key.size()) + '\0' + key + salt);
+}
+
+template <typename Done>
+void Engine::run_alone(const std::int32_t* ids, std::size_t count, const AdapterPtr& adapter,
+                       const model::Capture& capture, const Poll& poll, const Done& done) {
+  check_process();
+  check_adapter(adapter);
   const std::lock_guard<FairLock> turn(turn_);
   struct Scratch {
     Engine& engine;
@@ -130,15 +149,16 @@ void Engine::run_alone(const std::int32_t* ids, std::size_t count, const model::
   for (const scheduler::BlockId b : scratch.blocks) pointers.push_back(memory_.get(b));
   for (std::size_t at = 0; at < count; at += model::Model::kMaxRows) {
     const std::size_t rows = std::min(model::Model::kMaxRows, count - at);
-    model_.forward({{pointers.data(), at, ids + at, rows}}, capture, poll);
+    model_.forward({{pointers.data(), at, ids + at, rows, adapter.get()}}, capture, poll);
     done(at, rows);
   }
 }
 
-void Engine::logits(const std::int32_t* ids, std::size_t count, std::size_t first, float* out, const Poll& poll) {
+void Engine::logits(const std::int32_t* ids, std::size_t count, std::size_t first, float* out, const Poll& poll,
+                    const AdapterPtr& adapter) {
   check_ids(ids, count, count, config());
   std::vector<std::size_t> rows;
-  run_alone(ids, count, nullptr, poll, [&](std::size_t at, std::size_t n) {
+  run_alone(ids, count, adapter, nullptr, poll, [&](std::size_t at, std::size_t n) {
     rows.clear();
     for (std::size_t i = 0; i < n; ++i) {
       if (at + i >= first) rows.push_back(i);
@@ -147,7 +167,8 @@ void Engine::logits(const std::int32_t* ids, std::size_t count, std::size_t firs
   });
 }
 
-void Engine::score(const std::int32_t* ids, std::size_t count, float* out, const Poll& poll) {
+void Engine::score(const std::int32_t* ids, std::size_t count, float* out, const Poll& poll,
+                   const AdapterPtr& adapter) {
   check_ids(ids, count, count - 1, config());
   if (count < 2) return;
   // Only this many rows of logits exist at a time: 64 x 50,257 float32 are 13 MB.
@@ -155,7 +176,7 @@ void Engine::score(const std::int32_t* ids, std::size_t count, float* out, const
   const std::size_t v = config().vocab;
   std::vector<float> logits(std::min(kRows, count) * v);
   std::vector<std::size_t> rows;
-  run_alone(ids, count - 1, nullptr, poll, [&](std::size_t begin, std::size_t n) {
+  run_alone(ids, count - 1, adapter, nullptr, poll, [&](std::size_t begin, std::size_t n) {
     for (std::size_t at = 0; at < n; at += kRows) {
       rows.clear();
       for (std::size_t i = at; i < std::min(n, at + kRows); ++i) rows.push_back(i);
@@ -168,7 +189,8 @@ void Engine::score(const std::int32_t* ids, std::size_t count, float* out, const
   });
 }
 
-void Engine::hidden_states(const std::int32_t* ids, std::size_t count, float* out, const Poll& poll) {
+void Engine::hidden_states(const std::int32_t* ids, std::size_t count, float* out, const Poll& poll,
+                           const AdapterPtr& adapter) {
   check_ids(ids, count, count, config());
   const std::size_t c = config().embd, layers = config().layers;
   std::size_t done = 0;  // positions of earlier passes
@@ -176,7 +198,7 @@ void Engine::hidden_states(const std::int32_t* ids, std::size_t count, float* ou
     const std::size_t n = std::min(model::Model::kMaxRows, count - done);
     if (index < layers) std::memcpy(out + (index * count + done) * c, rows, n * c * sizeof(float));
   };
-  run_alone(ids, count, capture, poll, [&](std::size_t at, std::size_t n) {
+  run_alone(ids, count, adapter, capture, poll, [&](std::size_t at, std::size_t n) {
     model_.normalised(0, n, out + (layers * count + at) * c);
     done += n;
   });

@@ -25,6 +25,7 @@
 
 namespace gpt2 {
 
+using model::AdapterSource;
 using model::Config;
 using model::Poll;
 using model::Tensor;
@@ -41,7 +42,7 @@ struct EngineOptions {
   std::size_t max_queue = 1024;                        // sequences that wait for that
   std::size_t step_tokens = 256;                       // tokens of one step, at most Model::kMaxRows
   bool prefix_cache = true;
-  std::string name;  // of weights and adapter: prefixes are shared within one name
+  std::string name;  // of the weights: prefixes are shared within one name
 };
 
 struct Stats {
@@ -71,15 +72,22 @@ class Engine {
   std::size_t max_batch() const { return scheduler_.limits().max_running; }
   Stats stats() const;
 
+  // An adapter for requests of this engine; the source's memory is not needed afterwards. Waits for the step that runs.
+  // Throws kWeights, naming the tensor that does not fit, and std::bad_alloc.
+  AdapterPtr adapter(const AdapterSource& source);
+
   // Logits after each of ids[first..], written to out [count - first, V].
-  void logits(const std::int32_t* ids, std::size_t count, std::size_t first, float* out, const Poll& poll);
+  void logits(const std::int32_t* ids, std::size_t count, std::size_t first, float* out, const Poll& poll,
+              const AdapterPtr& adapter = nullptr);
 
   // log p(ids[i + 1] | ids[0..i]) for i in [0, count - 1), written to out.
-  void score(const std::int32_t* ids, std::size_t count, float* out, const Poll& poll);
+  void score(const std::int32_t* ids, std::size_t count, float* out, const Poll& poll,
+             const AdapterPtr& adapter = nullptr);
 
   // The residual stream: out [L + 1, count, C]; index 0 after the embedding, i after block i, the last one after LN_f
   // (as transformers' hidden_states).
-  void hidden_states(const std::int32_t* ids, std::size_t count, float* out, const Poll& poll);
+  void hidden_states(const std::int32_t* ids, std::size_t count, float* out, const Poll& poll,
+                     const AdapterPtr& adapter = nullptr);
 
  private:
   friend class Mailbox;
@@ -128,8 +136,12 @@ class Engine {
 
   // engine.cc: all of `ids` in scratch blocks; after each chunk calls done(first position, count).
   template <typename Done>
-  void run_alone(const std::int32_t* ids, std::size_t count, const model::Capture& capture, const Poll& poll,
-                 const Done& done);
+  void run_alone(const std::int32_t* ids, std::size_t count, const AdapterPtr& adapter, const model::Capture& capture,
+                 const Poll& poll, const Done& done);
+  // Within which prefixes are shared: the weights, the adapter and the salt. Throws kInvalidRequest for an adapter of
+  // another engine.
+  scheduler::Space space_of(const AdapterPtr& adapter, const std::string& salt) const;
+  void check_adapter(const AdapterPtr& adapter) const;
   scheduler::Limits limits(const Config& config, const EngineOptions& options) const;
   bool forked() const;
   void check_process() const;  // throws kEngine in a fork

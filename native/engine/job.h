@@ -12,6 +12,7 @@ struct Job : scheduler::Sequence {
   Mailbox* box = nullptr;  // null: nobody waits for it any more, and the step that uses it deletes it
   std::uint64_t request = 0;
   sampling::Params params;
+  AdapterPtr adapter;
   sampling::State sampling;
   std::uint32_t draw = 0;  // the alternative by which its tokens are drawn
   std::vector<Job*> held;  // of the first alternative: those that go on from where it has encoded the prompt

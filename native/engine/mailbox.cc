@@ -23,6 +23,8 @@ std::unique_ptr<Job> make_job(const Request& r, std::uint32_t alternative, const
   job->slide = r.slide;
   job->alternative = job->draw = alternative;
   job->params = r.params;
+  job->adapter = r.adapter;
+  job->kin = r.adapter == nullptr ? 0 : r.adapter->number;
   job->most_unread = r.unread;
   return job;
 }
@@ -57,7 +59,7 @@ std::uint64_t Mailbox::submit(Request request) {
   if (request.unread == 0) refuse("unread", "0", "at least 1");
   if (!(request.timeout >= 0)) refuse("timeout", std::to_string(request.timeout), "0 or more seconds");
 
-  const auto space = std::make_shared<const std::string>(engine_.name_ + '\0' + request.salt);
+  const scheduler::Space space = engine_.space_of(request.adapter, request.salt);
   const std::int64_t deadline = deadline_after(request.timeout);
   std::vector<std::unique_ptr<Job>> jobs;
   std::vector<scheduler::Sequence*> sequences;

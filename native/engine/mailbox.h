@@ -35,6 +35,10 @@ namespace gpt2 {
 class Engine;
 struct Job;
 
+// An adapter of an engine's model, made by Engine::adapter(). It lives as long as somebody has it: requests keep
+// theirs.
+using AdapterPtr = std::shared_ptr<const model::Adapter>;
+
 struct Request {
   std::vector<std::int32_t> ids;  // the prompt, at least one
   sampling::Params params;        // stop_token_ids end the text
@@ -42,7 +46,8 @@ struct Request {
   std::uint32_t alternatives = 1;  // continuations of the prompt, numbered from 0
   bool slide = false;              // when the window is full: encode its second half anew and go on
   bool share_prefix = true;        // use and fill the prefix cache
-  std::string salt;                // prefixes are shared with requests of the same salt alone
+  std::string salt;                // prefixes are shared with requests of the same salt and adapter alone
+  AdapterPtr adapter;              // what the model is changed by, for this request; or null
   double timeout = 0;              // seconds that it may wait in the queue; 0: any time
   std::size_t unread = 256;
 };
@@ -52,6 +57,7 @@ struct Driven {
   bool slide = false;
   bool share_prefix = true;
   std::string salt;
+  AdapterPtr adapter;
   double timeout = 0;  // as in Request, until its first extension runs
 };
 

@@ -104,7 +104,7 @@ void Engine::back_with_memory() {
     try {
       for (const scheduler::BlockId b : piece.sequence->blocks) pointers_[at++] = memory_.get(b);
       slices_.push_back({first, piece.start, piece.sequence->tokens.data() + piece.sequence->window_start + piece.start,
-                         piece.count});
+                         piece.count, job_of(*piece.sequence).adapter.get()});
       ++i;
     } catch (const std::bad_alloc&) {
       at = static_cast<std::size_t>(first - pointers_.data());

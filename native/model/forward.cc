@@ -13,8 +13,6 @@ using kernels::Activation;
 constexpr std::size_t kTaskRows = 8 * kernels::kQueryRows;
 // Passes with more rows than this last long enough that a person would notice a late Ctrl-C.
 constexpr std::size_t kPollRows = 16;
-// Rows of one task of the kernels that work row by row.
-constexpr std::size_t kRowTask = 16;
 
 // Bytes of a row as a layer reads it: the codes of integers, or bfloat16 where the kernels narrow; 0 for float32.
 std::size_t row_bytes(const Linear& l, const kernels::Kernels& kernels) {
@@ -70,21 +68,22 @@ void Model::forward(const std::vector<Slice>& slices, const Capture& capture, co
     rows += s.count;
   }
   plan_attention(slices);
+  group_rows(slices);
   embed(slices);
   if (capture) capture(0, x_.data());
   for (std::size_t i = 0; i < config_.layers; ++i) {
     if (poll && rows > kPollRows) poll();
     const Layer& layer = weights_.layers[i];
     norm(x_.data(), layer.ln_1_gain, layer.ln_1_bias, normed_.data(), rows, &layer.attn);
-    linear(normed_.data(), layer.attn, qkv_.data(), rows, Activation::kNone, false);
+    project(normed_.data(), layer.attn, &LayerAdapter::attn, i, qkv_.data(), rows, Activation::kNone, false);
     write_cache(slices, i);
     attend(slices, i);
     prepare(normed_.data(), layer.attn_proj, rows);
-    linear(normed_.data(), layer.attn_proj, x_.data(), rows, Activation::kNone, true);
+    project(normed_.data(), layer.attn_proj, &LayerAdapter::attn_proj, i, x_.data(), rows, Activation::kNone, true);
     norm(x_.data(), layer.ln_2_gain, layer.ln_2_bias, normed_.data(), rows, &layer.fc);
-    linear(normed_.data(), layer.fc, inner_.data(), rows, config_.activation, false);
+    project(normed_.data(), layer.fc, &LayerAdapter::fc, i, inner_.data(), rows, config_.activation, false);
     prepare(inner_.data(), layer.fc_proj, rows);
-    linear(inner_.data(), layer.fc_proj, x_.data(), rows, Activation::kNone, true);
+    project(inner_.data(), layer.fc_proj, &LayerAdapter::fc_proj, i, x_.data(), rows, Activation::kNone, true);
     if (capture) capture(i + 1, x_.data());
   }
 }
@@ -113,15 +112,6 @@ void Model::embed(const std::vector<Slice>& slices) {
       weights_.wte.read(static_cast<std::size_t>(slice.ids[i]), row, c, false);
       weights_.wpe.read(slice.start + i, row, c, true);
     }
-  });
-}
-
-// Calls body(row) for each row, on all threads.
-template <class Body>
-void Model::for_rows(std::size_t rows, const Body& body) {
-  pool_.run((rows + kRowTask - 1) / kRowTask, [&](std::size_t task, int) {
-    const std::size_t last = std::min(rows, (task + 1) * kRowTask);
-    for (std::size_t i = task * kRowTask; i < last; ++i) body(i);
   });
 }
 

@@ -6,11 +6,13 @@
 #pragma once
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <vector>
 
 #include "base/aligned.h"
 #include "base/thread_pool.h"
 #include "kernels/table.h"
+#include "model/adapter.h"
 #include "model/kv_blocks.h"
 #include "model/weights.h"
 
@@ -36,6 +38,9 @@ class Model {
   const CacheShape& cache_shape() const { return cache_shape_; }
   ThreadPool& pool() { return pool_; }
 
+  // An adapter of this model, and room to compute with it: not while a pass runs. Throws kWeights, std::bad_alloc.
+  std::shared_ptr<const Adapter> adapter(const AdapterSource& source);
+
   // Runs the slices (together at most kMaxRows tokens, ids already checked, a sequence at most once) and fills their
   // new positions. The residual stream stays inside for logits() and normalised() until the next call.
   void forward(const std::vector<Slice>& slices, const Capture& capture, const Poll& poll);
@@ -49,13 +54,27 @@ class Model {
   void normalised(std::size_t first, std::size_t count, float* out);
 
  private:
+  // Rows of one task of what works row by row.
+  static constexpr std::size_t kRowTask = 16;
+  // Tasks into which the outputs of an adapter's second product are cut: enough for the threads of few rows.
+  static constexpr std::size_t kShares = 8;
   struct Task {  // attention of rows [first, first + count) of a slice, one head
     std::uint32_t slice, head, first, count;
   };
+  struct Group {  // rows side by side with the same adapter
+    const Adapter* adapter;
+    std::size_t first, rows;
+  };
   void plan_attention(const std::vector<Slice>& slices);
   void embed(const std::vector<Slice>& slices);
+  // Calls body(row) for each row, on all threads.
   template <class Body>
-  void for_rows(std::size_t rows, const Body& body);
+  void for_rows(std::size_t rows, const Body& body) {
+    pool_.run((rows + kRowTask - 1) / kRowTask, [&](std::size_t task, int) {
+      const std::size_t last = rows < (task + 1) * kRowTask ? rows : (task + 1) * kRowTask;
+      for (std::size_t i = task * kRowTask; i < last; ++i) body(i);
+    });
+  }
   // y = LN(x), and the rows as `next`, which will read y, wants them.
   void norm(const float* x, const Vector& gain, const Vector& bias, float* y, std::size_t rows, const Linear* next);
   // The rows as `next` reads them: quantised for integer weights, narrowed for bfloat16 where the kernels do so.
@@ -64,6 +83,12 @@ class Model {
   // x is the input of a layer that reads float32; others take the rows that were prepared last.
   void linear(const float* x, const Linear& layer, float* y, std::size_t rows, kernels::Activation activation,
               bool accumulate);
+  // adapted.cc. linear(), with what the rows' adapters add to this matrix of layer `index`.
+  void group_rows(const std::vector<Slice>& slices);
+  void project(const float* x, const Linear& layer, LowRank LayerAdapter::*which, std::size_t index, float* y,
+               std::size_t rows, kernels::Activation activation, bool accumulate);
+  void multiply_gains(const Linear& layer, LowRank LayerAdapter::*which, std::size_t index, float* y);
+  void add_low_rank(const float* x, const Linear& layer, LowRank LayerAdapter::*which, std::size_t index, float* y);
   void write_cache(const std::vector<Slice>& slices, std::size_t layer);
   void attend(const std::vector<Slice>& slices, std::size_t layer);
   float* scratch(int thread) { return scratch_.data() + static_cast<std::size_t>(thread) * scratch_size_; }
@@ -83,6 +108,13 @@ class Model {
   std::vector<float> code_scales_;
   std::vector<std::size_t> slice_rows_;  // the first row of each slice
   std::vector<Task> tasks_;
+  // Of adapters: rows . A [M, rank_room_]; what W gave, apart from the residual stream, where DoRA multiplies it [M,
+  // C].
+  std::vector<Group> groups_;
+  std::vector<Group> pieces_;
+  std::size_t rank_room_ = 0;
+  AlignedFloats inner_rank_, apart_;
+  std::uint64_t adapters_ = 0;  // that were made
 };
 
 }  // namespace gpt2::model

@@ -11,6 +11,8 @@
 
 namespace gpt2::model {
 
+struct Adapter;
+
 struct CacheShape {
   std::size_t layers, heads;
   kernels::HeadLayout head;
@@ -30,6 +32,7 @@ struct Slice {
   std::size_t start;
   const std::int32_t* ids;
   std::size_t count;
+  const Adapter* adapter = nullptr;  // what is added to its rows, of this model; or nothing
 };
 
 }  // namespace gpt2::model

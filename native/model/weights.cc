@@ -270,22 +270,31 @@ void Embedding::read(std::size_t row, float* y, std::size_t n, bool add) const {
     }
     return;
   }
-  const Linear& w = *columns;
-  const std::size_t depth = kernels::depth_of(w.dtype), tile = row / kTile, lane = row % kTile;
-  const auto* lines = static_cast<const std::uint8_t*>(w.data) + tile * kernels::tile_bytes(w.dtype, w.k) + lane * 4;
-  const std::size_t groups = w.group == 0 ? 0 : w.padded_k() / w.group;
-  for (std::size_t j = 0; j < n; ++j) {
-    const std::uint8_t byte = lines[j / depth * kernels::kLine + j % 4];
-    std::int32_t value = static_cast<std::int8_t>(byte);
-    if (w.dtype == DType::kI4) {
-      const std::size_t at = (tile * groups + j / w.group) * kTile + lane;
-      const std::int32_t code = j % depth < 4 ? byte & 15 : byte >> 4;
-      value = w.mult[at] * code + (w.offset == nullptr ? -8 * w.mult[at] : w.offset[at]);
-    } else if (!w.zero.empty()) {
-      value -= w.zero[row];
+  columns->column(row, y, add);
+}
+
+void Linear::column(std::size_t output, float* y, bool add) const {
+  const std::size_t depth = kernels::depth_of(dtype), tile = output / kTile, lane = output % kTile;
+  const auto* lines = static_cast<const std::uint8_t*>(data) + tile * kernels::tile_bytes(dtype, k);
+  const std::size_t groups = group == 0 ? 0 : padded_k() / group;
+  for (std::size_t t = 0; t < k; ++t) {
+    const std::uint8_t* line = lines + t / depth * kernels::kLine;
+    float v;
+    if (!integer()) {
+      v = kernels::load_weight(line, dtype, lane * depth + t % depth);
+    } else {
+      const std::uint8_t byte = line[lane * 4 + t % 4];
+      std::int32_t value = static_cast<std::int8_t>(byte);
+      if (dtype == DType::kI4) {
+        const std::size_t at = (tile * groups + t / group) * kTile + lane;
+        const std::int32_t code = t % depth < 4 ? byte & 15 : byte >> 4;
+        value = mult[at] * code + (offset == nullptr ? -8 * mult[at] : offset[at]);
+      } else if (!zero.empty()) {
+        value -= zero[output];
+      }
+      v = scale[output] * static_cast<float>(value);
     }
-    const float v = w.scale[row] * static_cast<float>(value);
-    y[j] = add ? y[j] + v : v;
+    y[t] = add ? y[t] + v : v;
   }
 }
 

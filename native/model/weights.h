@@ -66,6 +66,9 @@ struct Linear {
   bool integer() const { return dtype == kernels::DType::kI8 || dtype == kernels::DType::kI4; }
   std::size_t padded_k() const { return kernels::padded_k(dtype, k); }
   std::size_t bytes() const;  // read for one row
+
+  // y[t] = W(t, output) (add = false) or y[t] + W(t, output), for all k.
+  void column(std::size_t output, float* y, bool add = false) const;
 };
 
 struct Layer {

@@ -83,9 +83,16 @@ const Plan& Scheduler::plan(std::int64_t now) {
   admit();
   share_rows();
   give_memory();
+  bool kin = false;
   for (Sequence* s : running_) {
     if (s->rows == 0) continue;
     plan_.pieces.push_back({s, s->computed, s->rows, s->rows == s->pending()});
+    kin = kin || s->kin != 0;
+  }
+  if (kin) {
+    std::sort(plan_.pieces.begin(), plan_.pieces.end(), [](const Piece& a, const Piece& b) {
+      return a.sequence->kin != b.sequence->kin ? a.sequence->kin < b.sequence->kin : by_age(a.sequence, b.sequence);
+    });
   }
   return plan_;
 }

@@ -33,6 +33,7 @@ struct Sequence {
   Space space;
   std::uint32_t alternative = 0;
   std::int64_t deadline = kNoDeadline;  // for its first admission
+  std::uint64_t kin = 0;                // rows of one kin lie side by side in a step
   bool branch = false;                  // its owner appends its tokens, by Scheduler::extend()
 
   // Kept by the scheduler.

@@ -142,6 +142,51 @@ int drive(Engine& engine) {
   return errors;
 }
 
+// An adapter of the first matrix of each block.
+AdapterSource adapter_source(const Config& c, const std::vector<float>& numbers) {
+  AdapterSource source;
+  for (std::size_t i = 0; i < c.layers; ++i) {
+    const std::string name = "h." + std::to_string(i) + ".attn.c_proj";
+    source.tensors[name + ".lora_A"] = {numbers.data(), model::Element::kF32, {3, c.embd}};
+    source.tensors[name + ".lora_B"] = {numbers.data() + 7, model::Element::kF32, {c.embd, 3}};
+    source.tensors[name + ".lora_magnitude_vector"] = {numbers.data(), model::Element::kF32, {c.embd}};
+    source.scales[name] = 0.5f;
+  }
+  return source;
+}
+
+TEST_CASE("an allocation that fails while an adapter is loaded is an error, and the engine goes on") {
+  const Config c = small();
+  const Storage storage(c);
+  std::vector<float> numbers(200);
+  for (std::size_t i = 0; i < numbers.size(); ++i) numbers[i] = 0.1f + 0.01f * static_cast<float>(i);
+  const AdapterSource source = adapter_source(c, numbers);
+  Engine reference(c, storage.tensors, with(1));
+  Request r = requests().front();
+  const std::vector<Answer> plain = run(reference, {r});
+  r.adapter = reference.adapter(source);
+  const std::vector<Answer> expected = run(reference, {r});
+  REQUIRE(!(expected == plain));
+  long k = 0;
+  for (long quiet = 0; quiet < 2; ++k) {
+    CAPTURE(k);
+    Engine engine(c, storage.tensors, with(1));
+    r.adapter = nullptr;
+    allocations.arm(k);
+    try {
+      r.adapter = engine.adapter(source);
+    } catch (const std::bad_alloc&) {
+    }
+    allocations.disarm();
+    quiet = allocations.struck() ? 0 : quiet + 1;
+    REQUIRE((r.adapter == nullptr) == allocations.struck());
+    REQUIRE(run(engine, {r}) == (r.adapter == nullptr ? plain : expected));
+    r.adapter = engine.adapter(source);
+    REQUIRE(run(engine, {r}) == expected);
+  }
+  CHECK(k > 10);
+}
+
 TEST_CASE("an allocation that fails while branches are driven is an error, and the engine goes on") {
   const Config c = small();
   const Storage storage(c);

@@ -80,6 +80,20 @@ def add_model_arguments(parser: ArgumentParser) -> None:
     )
 
 
+def add_adapter_argument(parser: ArgumentParser) -> None:
+    """What changes the model, where a command's calls take an adapter."""
+    parser.add_argument(
+        "--adapter",
+        metavar="DIR",
+        help="a LoRA or DoRA adapter as PEFT saves it, which changes the model for this command",
+    )
+
+
+def adapter_options(model: LanguageModel, args: Namespace) -> dict[str, Any]:
+    """The keyword arguments of a call with the adapter that was asked for, which is loaded; none without."""
+    return {} if args.adapter is None else {"adapter": model.load_adapter(args.adapter).name}
+
+
 def load_model(args: Namespace) -> LanguageModel:
     """The model that the arguments of add_model_arguments ask for."""
     import gpt2

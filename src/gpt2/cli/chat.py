@@ -43,6 +43,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--load", metavar="FILE", help="go on with a talk that /save wrote")
     parser.add_argument("--json", action="store_true", help="JSON lines: one object per reply")
     arguments.add_model_arguments(parser)
+    arguments.add_adapter_argument(parser)
     arguments.add_sampling_arguments(parser, default_preset="chat", overflow="slide")
 
 
@@ -51,7 +52,8 @@ def run(args: Namespace) -> int:
     if not hasattr(args, "overflow"):
         params = params.replace(overflow="slide")  # a talk that ends because it was long is no talk
     model = arguments.load_model(args)
-    talk = Talk(model=model, session=model.session(params, template=args.template), say=_note)
+    session = model.session(params, template=args.template, **arguments.adapter_options(model, args))
+    talk = Talk(model=model, session=session, say=_note)
     if args.system is not None:
         talk.session.say(args.system, role="system")
     if args.load is not None:

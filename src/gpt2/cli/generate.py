@@ -2,6 +2,7 @@
 
     gpt2 generate "Once upon a time"
     gpt2 generate --preset exact --max-new-tokens 40 "The sea was"
+    gpt2 generate --adapter my-lora "The sea was"
     cat notes.txt | gpt2 generate -m openai-community/gpt2 --temperature 0.7 --json
 
 The prompt is the argument, or stdin where there is none; without either the model starts from nothing. On a
@@ -32,6 +33,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         "--json", action="store_true", help="JSON lines: each piece as it comes, then each whole result"
     )
     arguments.add_model_arguments(parser)
+    arguments.add_adapter_argument(parser)
     arguments.add_sampling_arguments(parser)
 
 
@@ -39,7 +41,7 @@ def run(args: Namespace) -> int:
     prompt = arguments.read_text(args.prompt, is_prompt=True)
     params = arguments.sampling_params(args, n=args.num)
     model = arguments.load_model(args)
-    chunks = model.stream(prompt, params)
+    chunks = model.stream(prompt, params, **arguments.adapter_options(model, args))
     if args.json:
         _write_json(chunks)
     else:

@@ -26,12 +26,13 @@ def add_arguments(parser: ArgumentParser) -> None:
     )
     parser.add_argument("--json", action="store_true", help="one JSON object per token")
     arguments.add_model_arguments(parser)
+    arguments.add_adapter_argument(parser)
 
 
 def run(args: Namespace) -> int:
     prompt = arguments.read_text(args.prompt, is_prompt=True)
     model = arguments.load_model(args)
-    found = model.next_tokens(prompt, args.top)
+    found = model.next_tokens(prompt, args.top, **arguments.adapter_options(model, args))
     if args.json:
         _write_json(found)
     else:

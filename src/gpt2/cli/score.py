@@ -31,12 +31,13 @@ def add_arguments(parser: ArgumentParser) -> None:
         help="score a text longer than the window, in windows that move by N tokens",
     )
     arguments.add_model_arguments(parser)
+    arguments.add_adapter_argument(parser)
 
 
 def run(args: Namespace) -> int:
     text = arguments.read_text(args.text, is_prompt=False)
     model = arguments.load_model(args)
-    score = model.score(text, stride=args.stride)
+    score = model.score(text, stride=args.stride, **arguments.adapter_options(model, args))
     if args.json:
         _write_json(score)
         return 0

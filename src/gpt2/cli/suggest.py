@@ -31,12 +31,18 @@ def add_arguments(parser: ArgumentParser) -> None:
     )
     parser.add_argument("--json", action="store_true", help="one JSON object per suggestion")
     arguments.add_model_arguments(parser)
+    arguments.add_adapter_argument(parser)
 
 
 def run(args: Namespace) -> int:
     prompt = arguments.read_text(args.prompt, is_prompt=True)
-    found = arguments.load_model(args).suggest(
-        prompt, args.num, max_new_tokens=args.max_new_tokens, truncate=args.truncate
+    model = arguments.load_model(args)
+    found = model.suggest(
+        prompt,
+        args.num,
+        max_new_tokens=args.max_new_tokens,
+        truncate=args.truncate,
+        **arguments.adapter_options(model, args),
     )
     if args.json:
         import json

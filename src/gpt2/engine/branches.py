@@ -93,11 +93,12 @@ class NativeTree:
         share_prefix: bool = True,
         salt: str = "",
         timeout: float | None = None,
+        adapter: _native.Adapter | None = None,
     ) -> None:
         self.mailbox = mailbox
         self.place = place
         """Of the mailbox, in its reader's Post."""
-        self.request = mailbox.begin(slide, share_prefix, salt, timeout or 0.0)
+        self.request = mailbox.begin(slide, share_prefix, salt, timeout or 0.0, adapter)
         self.branches: dict[int, NativeBranch] = {}
         self._slides: dict[int, int] = {}  # by alternative: the most of its branches, the dropped ones too
         self._vocab_size = vocab_size

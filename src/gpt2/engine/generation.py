@@ -51,9 +51,11 @@ class Generation:
         slow: bool = False,
         assistant: _native.Engine | None = None,
         heal: Callable[[Sequence[int]], Healed] | None = None,
+        adapter: _native.Adapter | None = None,
     ) -> None:
         """strategy: instead of the one that the options ask for; slow: it runs a caller's code; assistant:
-        guesses the tokens; heal: how it takes tokens of a prompt back, if it does."""
+        guesses the tokens; heal: how it takes tokens of a prompt back, if it does; adapter: of `native`."""
+        self._adapter = adapter
         self._native = native
         self._strategy = strategy if strategy is not None else strategy_for(params)
         self._slow = slow
@@ -125,6 +127,7 @@ class Generation:
                 slide=self._params.overflow == "slide",
                 salt=self._salt,
                 timeout=self._timeout or 0.0,
+                adapter=self._adapter,
             )
             return PlainRequest(mailbox, number, self._runs(at, ids, cut))
         try:
@@ -151,6 +154,7 @@ class Generation:
             slide=self._params.overflow == "slide",
             salt=self._salt,
             timeout=self._timeout,
+            adapter=self._adapter if native is self._native else None,
         )
 
     def _params_of(self, params: SamplingParams | None) -> _native.SamplerParams:

@@ -1,4 +1,5 @@
-"""What a caller brings along for one call of generate(), beside options: functions, and a model that guesses.
+"""What a caller brings along for one call of generate(), beside options: functions, a model that guesses, an
+adapter.
 
 It says which strategy that means, and refuses what does not go together.
 """
@@ -26,6 +27,7 @@ class Helpers:
     processors: Sequence[LogitsProcessor] = ()
     criteria: Sequence[StoppingCriteria] = ()
     assistant: LanguageModel | None = None
+    adapter: _native.Adapter | None = None
 
     @property
     def custom(self) -> bool:

@@ -22,6 +22,7 @@ from gpt2.config import GPT2Config
 from gpt2.decoding import SamplingParams, Template, as_template
 from gpt2.decoding.params import Truncate
 from gpt2.decoding.strategies.grammar import structure_of
+from gpt2.engine.adapters import AdapterInfo, Adapters
 from gpt2.engine.asynchronous import Dispatcher
 from gpt2.engine.generation import Generation
 from gpt2.engine.helpers import NO_HELPERS, Helpers
@@ -32,16 +33,16 @@ from gpt2.engine.prompts import (
     encode_prompt,
     end_ids,
     is_one_prompt,
-    start_id,
     too_long,
 )
 from gpt2.engine.results import results, without_index, without_index_async
+from gpt2.engine.scoring import piece, pooled, score_text
 from gpt2.engine.session import Session
 from gpt2.engine.settling import settle
 from gpt2.engine.stats import EngineStats
 from gpt2.engine.structure import Structures
 from gpt2.engine.suggest import Suggester
-from gpt2.errors import InvalidRequest, PromptTooLong, TokenizerError
+from gpt2.errors import InvalidRequest, TokenizerError
 from gpt2.protocols import (
     Chunk,
     Completion,
@@ -57,6 +58,7 @@ from gpt2.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from gpt2.engine.identity import Identity
+    from gpt2.weights.adapters import Adapter
 
 Floats = npt.NDArray[np.float32]
 
@@ -92,6 +94,7 @@ class LanguageModel:
         self._structures = Structures(config, tokenizer)
         self._suggester = Suggester(native, config.vocab_size, end_ids(config, tokenizer))
         self._async = Dispatcher(native)
+        self._adapters = Adapters(native, config)
         self._identity: Identity | None = None
 
     def __repr__(self) -> str:
@@ -125,6 +128,35 @@ class LanguageModel:
         """How full the engine is and what it has done."""
         return EngineStats(**self._native.stats())
 
+    def load_adapter(self, source: str | os.PathLike[str] | Adapter, name: str | None = None) -> AdapterInfo:
+        """Load a LoRA or DoRA adapter for calls that name it: `generate(..., adapter=name)`.
+
+        The weights stay as they are, so that calls with other adapters, or with none, share the model and its
+        batches; each gets the bits that it gets alone.
+
+        Args:
+            source: a directory with adapter_config.json and adapter_model.safetensors, as PEFT and this
+                project's trainer write them (docs/formats/adapter.md); or such an adapter in memory.
+            name: None is the directory's own.
+
+        Raises:
+            ModelNotFound, CorruptFile, UnsafeFile, ConfigError (a setting that cannot be honoured, by name),
+            WeightsError (it does not fit the model), InvalidRequest (the name is taken), OutOfMemory.
+        """
+        return self._adapters.load(source, name)
+
+    def unload_adapter(self, name: str) -> None:
+        """Forget an adapter. Requests that have begun keep it to their end; then its memory is free.
+
+        Raises InvalidRequest for a name that is not loaded.
+        """
+        self._suggester.forget(self._adapters.unload(name))
+
+    @property
+    def adapters(self) -> dict[str, AdapterInfo]:
+        """The loaded adapters by name."""
+        return self._adapters.infos
+
     def generate(
         self,
         prompt: Prompt | Sequence[Prompt],
@@ -133,6 +165,7 @@ class LanguageModel:
         preset: str | None = None,
         salt: str = "",
         timeout: float | None = None,
+        adapter: str | None = None,
         logits_processors: Sequence[LogitsProcessor] = (),
         stopping_criteria: Sequence[StoppingCriteria] = (),
         assistant_model: LanguageModel | None = None,
@@ -148,6 +181,7 @@ class LanguageModel:
             salt: computed prefixes are shared with requests of the same salt alone. Nobody learns from the
                 time of an answer what others with another salt have asked.
             timeout: seconds that a prompt may wait in the queue before it is begun; None is any time.
+            adapter: the name of a loaded adapter that changes the model for this call (load_adapter).
             logits_processors: change the logits before each draw, in their order and before the rules of the
                 options. Called from whatever thread runs the request.
             stopping_criteria: end a text, beside stop strings and lengths; finish_reason "stop".
@@ -158,7 +192,7 @@ class LanguageModel:
             InvalidRequest (PromptTooLong, UnknownOption), Overloaded, DeadlineExpired, OutOfMemory.
         """
         one, prompts = _prompts(prompt)
-        helpers = Helpers(logits_processors, stopping_criteria, assistant_model)
+        helpers = Helpers(logits_processors, stopping_criteria, assistant_model, self._adapters.get(adapter))
         chosen = _params(params, preset, options)
         chunks = self._generation(chosen, salt, timeout, helpers=helpers).run(self._encoded(prompts, chosen))
         return results(list(chunks), one and chosen.n == 1)
@@ -171,6 +205,7 @@ class LanguageModel:
         preset: str | None = None,
         salt: str = "",
         timeout: float | None = None,
+        adapter: str | None = None,
         logits_processors: Sequence[LogitsProcessor] = (),
         stopping_criteria: Sequence[StoppingCriteria] = (),
         assistant_model: LanguageModel | None = None,
@@ -180,7 +215,7 @@ class LanguageModel:
 
         Wrong arguments raise here, not at the first piece. Close the iterator to abandon the rest.
         """
-        helpers = Helpers(logits_processors, stopping_criteria, assistant_model)
+        helpers = Helpers(logits_processors, stopping_criteria, assistant_model, self._adapters.get(adapter))
         chosen = _params(params, preset, options)
         chunks = self._generation(chosen, salt, timeout, helpers=helpers).run(self._encoded([prompt], chosen))
         return without_index(chunks)
@@ -193,6 +228,7 @@ class LanguageModel:
         preset: str | None = None,
         salt: str = "",
         timeout: float | None = None,
+        adapter: str | None = None,
         logits_processors: Sequence[LogitsProcessor] = (),
         stopping_criteria: Sequence[StoppingCriteria] = (),
         assistant_model: LanguageModel | None = None,
@@ -200,7 +236,7 @@ class LanguageModel:
     ) -> Completion | list[Completion]:
         """generate() for asyncio. Cancelling the task frees what its requests hold within one step."""
         one, prompts = _prompts(prompt)
-        helpers = Helpers(logits_processors, stopping_criteria, assistant_model)
+        helpers = Helpers(logits_processors, stopping_criteria, assistant_model, self._adapters.get(adapter))
         chosen = _params(params, preset, options)
         chunks = [c async for c in self._async_chunks(chosen, salt, timeout, helpers, prompts)]
         return results(chunks, one and chosen.n == 1)
@@ -213,6 +249,7 @@ class LanguageModel:
         preset: str | None = None,
         salt: str = "",
         timeout: float | None = None,
+        adapter: str | None = None,
         logits_processors: Sequence[LogitsProcessor] = (),
         stopping_criteria: Sequence[StoppingCriteria] = (),
         assistant_model: LanguageModel | None = None,
@@ -220,7 +257,7 @@ class LanguageModel:
     ) -> AsyncIterator[Chunk]:
         """stream() for asyncio. A reader that lags is waited for; the others go on. A grammar is read at the
         first piece, on another thread, and raises there if it is wrong."""
-        helpers = Helpers(logits_processors, stopping_criteria, assistant_model)
+        helpers = Helpers(logits_processors, stopping_criteria, assistant_model, self._adapters.get(adapter))
         chosen = _params(params, preset, options)
         return without_index_async(self._async_chunks(chosen, salt, timeout, helpers, [prompt]))
 
@@ -247,6 +284,7 @@ class LanguageModel:
         preset: str | None = None,
         template: Template | str | os.PathLike[str] = "plain",
         salt: str = "",
+        adapter: str | None = None,
         **options: Any,
     ) -> Session:
         """A new text in turns, for chats and games: turn n costs what its own tokens cost.
@@ -255,11 +293,12 @@ class LanguageModel:
             params, preset, options: for its replies, as in generate(). Without a seed one is chosen at
                 random; Session.seed is it.
             template: how messages are written: a Template, the name of a built-in one, or a .toml file.
-            salt: as in generate().
+            salt, adapter: as in generate().
         """
+        self._adapters.get(adapter)
         chosen = _params(params, preset, options)
         seed = chosen.seed if chosen.seed is not None else secrets.randbits(63)
-        return Session(self, chosen, seed=seed, template=as_template(template), salt=salt)
+        return Session(self, chosen, seed=seed, template=as_template(template), salt=salt, adapter=adapter)
 
     def restore_session(self, path: str | os.PathLike[str], *, salt: str = "") -> Session:
         """A session from the file that Session.save() wrote. It goes on with the bits that it would have had.
@@ -308,40 +347,43 @@ class LanguageModel:
             # A caller's code, and a stranger's grammar, may take any time.
             slow=helpers.custom or structure_of(params) is not None,
             assistant=helpers.assistant_of(self),
+            adapter=helpers.adapter,
         )
 
     def _encoded(self, prompts: Sequence[Prompt], params: SamplingParams) -> list[tuple[Ids, Cut | None]]:
         return [encode_prompt(prompt, params, self.config, self._tokenizer) for prompt in prompts]
 
-    def logits(self, ids: Sequence[int] | npt.NDArray[Any], *, first: int = 0) -> Floats:
+    def logits(
+        self, ids: Sequence[int] | npt.NDArray[Any], *, first: int = 0, adapter: str | None = None
+    ) -> Floats:
         """Unnormalised log-probabilities after each position, float32 [T, V]; with `first`, of positions
         first.. alone."""
         array = self._window_ids(ids)
         if not 0 <= first < array.size:
             raise InvalidRequest("first", got=first, expected=f"0 to {array.size - 1}")
-        return cast(Floats, self._native.logits(array, first))
+        return cast(Floats, self._native.logits(array, first, self._adapters.get(adapter)))
 
-    def hidden_states(self, ids: Sequence[int] | npt.NDArray[Any]) -> Floats:
+    def hidden_states(self, ids: Sequence[int] | npt.NDArray[Any], *, adapter: str | None = None) -> Floats:
         """The residual stream, float32 [L + 1, T, C]: after the embedding, after each block, and the last
         one after LN_f.
 
         The same as transformers' hidden_states with output_hidden_states=True.
         """
-        return cast(Floats, self._native.hidden_states(self._window_ids(ids)))
+        return cast(Floats, self._native.hidden_states(self._window_ids(ids), self._adapters.get(adapter)))
 
-    def next_tokens(self, prompt: Prompt, n: int = 10) -> list[NextToken]:
+    def next_tokens(self, prompt: Prompt, n: int = 10, *, adapter: str | None = None) -> list[NextToken]:
         """The `n` most probable next tokens, best first; their probabilities are those of the model
         itself."""
         if isinstance(n, bool) or not isinstance(n, int) or n < 1:
             raise InvalidRequest("n", got=repr(n), expected="a whole number of at least 1")
         ids, _ = encode_prompt(prompt, SamplingParams(), self.config, self._tokenizer)
-        logits = self._native.logits(ids, ids.size - 1)[0].astype(np.float64)
+        logits = self._native.logits(ids, ids.size - 1, self._adapters.get(adapter))[0].astype(np.float64)
         logprobs = logits - (logits.max() + math.log(np.exp(logits - logits.max()).sum()))
         best = np.argsort(-logprobs, kind="stable")[:n]
         return [
             NextToken(
                 id=int(i),
-                text=self._piece(int(i)),
+                text=piece(int(i), self._tokenizer),
                 probability=math.exp(logprobs[i]),
                 logprob=float(logprobs[i]),
             )
@@ -356,6 +398,7 @@ class LanguageModel:
         max_new_tokens: int = 5,
         truncate: Truncate | None = None,
         salt: str = "",
+        adapter: str | None = None,
     ) -> list[Suggestion]:
         """At most `n` distinct short continuations of a text that may end within a word, best first.
 
@@ -366,7 +409,7 @@ class LanguageModel:
         Args:
             max_new_tokens: of each alternative, with the tokens that repeat the end of the prefix.
             truncate: where to cut a prefix that does not fit the window; None: it is PromptTooLong.
-            salt: as in generate().
+            salt, adapter: as in generate().
 
         Raises:
             InvalidRequest (PromptTooLong), Overloaded, OutOfMemory.
@@ -376,52 +419,30 @@ class LanguageModel:
         )
         ids, _ = encode_prompt(prefix, params, self.config, self._tokenizer)
         healed = self._structures.heal(ids.tolist())
-        return self._suggester.suggest(healed, self._structures.index, params, salt)
+        return self._suggester.suggest(
+            healed, self._structures.index, params, salt, self._adapters.get(adapter)
+        )
 
-    def score(self, text: Prompt, *, stride: int | None = None) -> Score:
+    def score(self, text: Prompt, *, stride: int | None = None, adapter: str | None = None) -> Score:
         """The log-probability of each token of a text; the first one follows the end-of-text token.
 
         A text that does not fit the window raises PromptTooLong, unless `stride` is given: then windows of
         n_positions tokens are moved by `stride`, and each token is scored once, with at least n_positions -
         stride tokens before it.
         """
-        ids, _ = self._score_ids(text)
-        window = self.config.n_positions
-        if stride is not None and (isinstance(stride, bool) or not 1 <= stride <= window):
-            raise InvalidRequest("stride", got=repr(stride), expected=f"1 to {window} (n_positions), or None")
-        if ids.size - 1 > window and stride is None:
-            error = too_long(int(ids.size) - 1, window)
-            raise PromptTooLong(
-                error.what,
-                got=error.got,
-                expected=error.expected,
-                source=error.source,
-                hint=f"stride={max(1, window // 2)}",
-            )
-        logprobs = self._strided(ids, window, stride or window)
-        tokens = tuple(int(i) for i in ids[1:])
-        total = math.fsum(logprobs)
-        count = self._byte_count(text, tokens)
-        return Score(
-            tokens=tokens,
-            texts=tuple(self._piece(i) for i in tokens) if self._tokenizer is not None else (),
-            logprobs=tuple(logprobs),
-            total=total,
-            perplexity=math.exp(-total / len(tokens)) if tokens else 1.0,
-            bits_per_byte=-total / math.log(2) / count if count else 0.0,
-        )
+        # Without a tokenizer a text is refused as everywhere.
+        tokenizer = self.tokenizer if isinstance(text, str) else self._tokenizer
+        found = self._adapters.get(adapter)
+        return score_text(self._native, found, self.config, tokenizer, text, stride)
 
-    def _strided(self, ids: Ids, window: int, stride: int) -> list[float]:
-        logprobs: list[float] = []
-        begin = 0
-        while len(logprobs) < ids.size - 1:
-            piece = ids[begin : begin + window + 1]
-            scored = self._native.score(piece)
-            logprobs += [float(x) for x in scored[len(logprobs) - begin :]]
-            begin += stride
-        return logprobs
-
-    def embed(self, texts: Prompt | Iterable[Prompt], layer: int = -1, pooling: Pooling = "mean") -> Floats:
+    def embed(
+        self,
+        texts: Prompt | Iterable[Prompt],
+        layer: int = -1,
+        pooling: Pooling = "mean",
+        *,
+        adapter: str | None = None,
+    ) -> Floats:
         """One vector per text, float32 [B, C]: the hidden states of `layer` (0 embedding ... L, or from the
         end) pooled over tokens.
 
@@ -436,46 +457,16 @@ class LanguageModel:
                 "layer", got=repr(layer), expected=f"{-states} to {states - 1}", source="n_layer"
             )
         many = [cast(Prompt, texts)] if is_one_prompt(texts) else list(cast("Iterable[Prompt]", texts))
-        rows = [self._pooled(prompt, layer, pooling) for prompt in many]
+        found = self._adapters.get(adapter)
+        ids = [encode_prompt(prompt, SamplingParams(), self.config, self._tokenizer)[0] for prompt in many]
+        rows = [pooled(self._native.hidden_states(one, found)[layer], pooling) for one in ids]
         return np.stack(rows) if rows else np.empty((0, self.config.n_embd), dtype=np.float32)
-
-    def _pooled(self, prompt: Prompt, layer: int, pooling: Pooling) -> Floats:
-        ids, _ = encode_prompt(prompt, SamplingParams(), self.config, self._tokenizer)
-        states = self._native.hidden_states(ids)[layer]  # [T, C]
-        if pooling == "last":
-            return cast(Floats, states[-1])
-        weights = np.ones(ids.size) if pooling == "mean" else np.arange(1, ids.size + 1)
-        pooled = (weights / weights.sum()) @ states.astype(np.float64)
-        return cast(Floats, pooled.astype(np.float32))
 
     def _window_ids(self, ids: Sequence[int] | npt.NDArray[Any]) -> Ids:
         array = as_ids(ids, self.config.vocab_size)
         if array.size > self.config.n_positions:
             raise too_long(int(array.size), self.config.n_positions)
         return array
-
-    def _score_ids(self, text: Prompt) -> tuple[Ids, int]:
-        """The start token and the ids of the text."""
-        if isinstance(text, str):
-            ids = np.asarray(self.tokenizer.encode(text), dtype=np.int32)
-        else:
-            ids = as_ids(text, self.config.vocab_size) if len(text) else np.empty(0, dtype=np.int32)
-        start = np.array([start_id(self.config, self._tokenizer)], dtype=np.int32)
-        return np.concatenate([start, ids]), int(ids.size)
-
-    def _byte_count(self, text: Prompt, tokens: Sequence[int]) -> int:
-        if isinstance(text, str):
-            return len(text.encode("utf-8", "surrogatepass"))
-        if self._tokenizer is None:
-            return 0
-        return len(self._tokenizer.decode_bytes(tokens))
-
-    def _piece(self, token: int) -> str:
-        if self._tokenizer is None:
-            return ""
-        if token >= self._tokenizer.vocab_size:
-            return "\ufffd"
-        return self._tokenizer.token_bytes(token).decode("utf-8", "replace")
 
 
 def _params(params: SamplingParams | None, preset: str | None, options: dict[str, Any]) -> SamplingParams:

@@ -59,13 +59,22 @@ class Session:
     """
 
     def __init__(
-        self, model: LanguageModel, params: SamplingParams, *, seed: int, template: Template, salt: str
+        self,
+        model: LanguageModel,
+        params: SamplingParams,
+        *,
+        seed: int,
+        template: Template,
+        salt: str,
+        adapter: str | None = None,
     ) -> None:
         self.model = model
         self.template = template
         """How the next messages are written; may be replaced at any time."""
         self.salt = salt
         """As in LanguageModel.generate(). It is not saved."""
+        self.adapter = adapter
+        """The name of the loaded adapter that the next replies are made with; may be replaced at any time."""
         self._params = _fitting(params).replace(seed=None)
         self._seed = seed
         self._tokens: list[int] = []
@@ -227,7 +236,10 @@ class Session:
     def branch(self) -> Session:
         """A copy that goes its own way. Nothing is computed again: both share what they have in common."""
         self._require_idle()
-        other = Session(self.model, self._params, seed=self._seed, template=self.template, salt=self.salt)
+        other = Session(
+            self.model, self._params, seed=self._seed, template=self.template, salt=self.salt,
+            adapter=self.adapter,
+        )  # fmt: skip
         other._tokens, other._turns, other._marks = [*self._tokens], [*self._turns], dict(self._marks)
         other._window, other._draws = self._window, self._draws
         return other
@@ -326,7 +338,7 @@ class Session:
             window = window_at_start(window, len(tokens), self.model.config.n_positions)
         stream = self.model.astream if asynchronous else self.model.stream
         try:
-            chunks = stream(tokens[window:], params, salt=self.salt, timeout=timeout)
+            chunks = stream(tokens[window:], params, salt=self.salt, timeout=timeout, adapter=self.adapter)
         except PromptTooLong as error:
             raise PromptTooLong(
                 "the session does not fit the context window", got=error.got, expected=error.expected,

@@ -82,10 +82,13 @@ def _write(file: Path, data: bytes) -> None:
 
 
 def _record(session: Session) -> dict[str, Any]:
+    found = session.model._adapters.info(session.adapter)
+    adapter = {} if found is None else {"adapter": {"name": found.name, "hash": found.hash}}
     return {
         "format": FORMAT,
         "version": VERSION,
         "model": dataclasses.asdict(session.model.identity()),
+        **adapter,
         "params": dataclasses.asdict(session.params),  # defaults, too: another version may have others
         "template": session.template.as_dict(),
         "seed": session.seed,
@@ -108,11 +111,17 @@ def restore(model: LanguageModel, path: str | os.PathLike[str], salt: str) -> Se
             expected=f"{FORMAT}, version {VERSION}",
         )  # fmt: skip
     _require_same(model.identity(), _identity(record.table("model")), where)
+    adapter = _adapter(model, record.table("adapter"), where) if "adapter" in record.values else None
     try:
         params = SamplingParams().replace(**record.take("params", dict))
         template = Template.from_dict(record.take("template", dict))
         session = Session(
-            model, params, seed=record.whole("seed", 0, 2**64 - 1), template=template, salt=salt
+            model,
+            params,
+            seed=record.whole("seed", 0, 2**64 - 1),
+            template=template,
+            salt=salt,
+            adapter=adapter,
         )
         model._generation(session.params, salt, None)  # what the model refuses is refused here
     except InvalidRequest as error:
@@ -143,6 +152,23 @@ def _require_same(here: Identity, saved: Identity, where: str) -> None:
         "the session would not go on with the same bits", where=where, got="; ".join(differences[:4]),
         expected="the model and build that saved it", likely=likely, hint=hint[:400],
     )  # fmt: skip
+
+
+def _adapter(model: LanguageModel, fields: _Fields, where: str) -> str:
+    """The name here of the adapter that the session was made with."""
+    name, wanted = fields.take("name", str), fields.take("hash", str)
+    fields.require_no_more()
+    loaded = model.adapters
+    same = [info.name for info in loaded.values() if info.hash == wanted]
+    if not same:
+        here = loaded.get(name)
+        raise SessionMismatch(
+            "the session was made with an adapter that is not loaded", where=where,
+            got=" | ".join(loaded) or "no adapters", expected=f"{name[:200]!r}, {wanted[:12]}",
+            likely="an adapter of this name is loaded, and it is another one" if here else None,
+            hint="load_adapter() of the one that the session had",
+        )  # fmt: skip
+    return name if name in same else same[0]
 
 
 def _read(where: str) -> dict[str, Any]:

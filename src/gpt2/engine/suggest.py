@@ -31,12 +31,22 @@ KEPT: Final = 16
 class _Kept:
     """The branch of one prefix, in a request of its own."""
 
-    def __init__(self, native: _native.Engine, vocab_size: int, ends: frozenset[int], salt: str) -> None:
+    def __init__(
+        self,
+        native: _native.Engine,
+        vocab_size: int,
+        ends: frozenset[int],
+        salt: str,
+        adapter: _native.Adapter | None,
+    ) -> None:
         own = native_params(SamplingParams(temperature=0.0, logprobs=0), 0, ends)
         self.salt = salt
+        self.adapter = adapter
         self.tokens: list[int] = []
         self.mailbox = _native.Mailbox(native)
-        self.tree = NativeTree(self.mailbox, vocab_size, lambda _: own, lambda _: False, salt=salt)
+        self.tree = NativeTree(
+            self.mailbox, vocab_size, lambda _: own, lambda _: False, salt=salt, adapter=adapter
+        )
         self.root: NativeBranch = self.tree.open()
         self.prefix = Prefix(self.root)
 
@@ -76,9 +86,14 @@ class Suggester:
         self._idle: list[_Kept] = []  # the last used at the end
 
     def suggest(
-        self, prompt: Healed, index: TokenIndex, params: SamplingParams, salt: str
+        self,
+        prompt: Healed,
+        index: TokenIndex,
+        params: SamplingParams,
+        salt: str,
+        adapter: _native.Adapter | None = None,
     ) -> list[Suggestion]:
-        kept = self._taken(prompt.kept, salt)
+        kept = self._taken(prompt.kept, salt, adapter)
         try:
             emits = kept.run(prompt.kept, prompt.rest, index, params, self._ends)
         except BaseException:
@@ -92,19 +107,27 @@ class Suggester:
             old.mailbox.close()
         return _suggestions(emits, index, len(prompt.rest))
 
-    def _taken(self, prompt: list[int], salt: str) -> _Kept:
+    def forget(self, adapter: _native.Adapter) -> None:
+        """Give back the prefixes that were computed with an adapter."""
+        with self._lock:
+            gone = [kept for kept in self._idle if kept.adapter is adapter]
+            self._idle = [kept for kept in self._idle if kept.adapter is not adapter]
+        for kept in gone:
+            kept.mailbox.close()
+
+    def _taken(self, prompt: list[int], salt: str, adapter: _native.Adapter | None) -> _Kept:
         """The idle branch that has most of the prompt, if that is at least half of what it has: a text that
         has only its beginning in common is another one, and its branch stays."""
         with self._lock:
             best = max(
-                (kept for kept in self._idle if kept.salt == salt),
+                (kept for kept in self._idle if kept.salt == salt and kept.adapter is adapter),
                 key=lambda kept: kept.common(prompt),
                 default=None,
             )
             if best is not None and 2 * best.common(prompt) >= len(best.tokens):
                 self._idle.remove(best)
                 return best
-        return _Kept(self._native, self._vocab_size, self._ends, salt)
+        return _Kept(self._native, self._vocab_size, self._ends, salt, adapter)
 
 
 def _suggestions(emits: list[Emit], index: TokenIndex, skip: int) -> list[Suggestion]:

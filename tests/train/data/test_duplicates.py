@@ -35,16 +35,13 @@ def plain_shingles(text: bytes, size: int, *, short: bool = True) -> set[tuple[b
     return {tuple(found[i : i + size]) for i in range(len(found) - size + 1)}
 
 
-def plain_jaccard(a: bytes, b: bytes) -> float:
-    x, y = plain_shingles(a, duplicates.SHINGLE), plain_shingles(b, duplicates.SHINGLE)
-    return len(x & y) / len(x | y) if x | y else 0.0
-
-
 def plain_near(documents: list[bytes], threshold: float) -> list[int]:
     """The first kept text that each is a near duplicate of, by comparing it with all of them."""
+    sets = [plain_shingles(text, duplicates.SHINGLE) for text in documents]
     found: list[int] = []
-    for i, text in enumerate(documents):
-        twins = (j for j in range(i) if found[j] == j and plain_jaccard(text, documents[j]) >= threshold)
+    for i, mine in enumerate(sets):
+        kept = (j for j in range(i) if found[j] == j and mine | sets[j])
+        twins = (j for j in kept if len(mine & sets[j]) >= threshold * len(mine | sets[j]))
         found.append(next(twins, i))
     return found
 
@@ -106,7 +103,7 @@ def varied_corpus(seed: int) -> list[bytes]:
     return [rng.choice([" ", ", ", "\n"]).join(one).encode() for one in found]
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", range(4))
 def test_near_duplicates_are_those_that_comparing_all_finds(seed: int) -> None:
     documents = varied_corpus(seed)
     truth = plain_near(documents, 0.8)

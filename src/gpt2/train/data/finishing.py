@@ -108,10 +108,10 @@ class _Reader:
             last,
         )
 
-    def bytes_before(self, i: int, stop: int) -> int:
-        """Bytes of the text of document i in its first `stop` stored tokens."""
-        base = int(self._starts[i])
-        return sum(int(self.size(some).sum()) for some in self._spool.read(base + 1, base + stop))
+    def bytes_from(self, i: int, first: int) -> int:
+        """Bytes of the text of document i from its stored token `first` on."""
+        base, end = int(self._starts[i]), int(self._starts[i + 1])
+        return sum(int(self.size(some).sum()) for some in self._spool.read(base + first, end))
 
 
 def _write_shards(
@@ -180,9 +180,7 @@ def _chain(marker: Array, rest: Iterator[Array]) -> Iterator[Array]:
 def _counts(documents: Records, choice: Choice, reader: _Reader) -> dict[str, Any]:
     """How much there is in each split, and how much was left out for which reason."""
     ends = np.flatnonzero(choice.cut)
-    end_bytes = sum(
-        int(documents.size[i]) - reader.bytes_before(i, int(choice.cut[i])) for i in ends.tolist()
-    )
+    end_bytes = sum(reader.bytes_from(i, int(choice.cut[i])) for i in ends.tolist())
     lengths = np.where(choice.cut > 0, choice.cut, documents.tokens)[choice.fate == TRAIN]
     held = [documents.tokens[choice.fate == VALIDATION], (documents.tokens - choice.cut + 1)[ends]]
     sizes = [int(documents.size[choice.fate == split].sum()) for split in (TRAIN, VALIDATION)]

@@ -7,6 +7,7 @@ the pieces gives what tokenising the whole would: see cut().
 
 from __future__ import annotations
 
+import codecs
 import csv
 import json
 import re
@@ -116,7 +117,7 @@ class Stream(Protocol):
     def read(self, size: int, /) -> bytes: ...
 
 
-def cut(data: bytes | bytearray, start: int, stop: int) -> int | None:
+def cut(data: bytes, start: int, stop: int) -> int | None:
     """The first place in (start + PIECE, stop) where a text may be cut without changing its tokens; None if
     there is none.
 
@@ -125,6 +126,8 @@ def cut(data: bytes | bytearray, start: int, stop: int) -> int | None:
     but the last two begin with at most one space and then take no white space, and those two (runs of white
     space) look ahead, never behind.
     """
+    if stop - start <= PIECE:
+        return None
     at = start + PIECE - 1
     limit = min(stop, start + LONGEST_PIECE)
     while (match := _BORDER.search(data, at, limit)) is not None:
@@ -139,19 +142,20 @@ def cut(data: bytes | bytearray, start: int, stop: int) -> int | None:
     return limit
 
 
-def _last_character(data: bytes | bytearray, stop: int) -> str:
+def _last_character(data: bytes, stop: int) -> str:
     """The character that ends before `stop` (white space beyond ASCII: U+00A0, U+3000, ...)."""
     start = stop - 1
     while start > stop - 4 and start > 0 and data[start] & 0xC0 == 0x80:
         start -= 1
-    return bytes(data[start:stop]).decode("utf-8", "replace")[-1:]
+    return data[start:stop].decode("utf-8", "replace")[-1:]
 
 
 def text(stream: Stream, name: str, separator: str | None) -> Iterator[Piece]:
     """A text file: one document, or those between separators. A byte-order mark at its beginning is no text;
     line ends are kept as they are."""
     mark = separator.encode("utf-8") if separator else b""
-    buffer = bytearray()
+    check = _Utf8(name)
+    buffer = b""
     number, first, base, searched = 1, True, 0, 0
     ended = False
     while not ended:
@@ -161,8 +165,8 @@ def text(stream: Stream, name: str, separator: str | None) -> Iterator[Piece]:
             _refuse_binary(chunk, name)
             if chunk.startswith(_UTF8_BOM):
                 chunk, base = chunk[len(_UTF8_BOM) :], len(_UTF8_BOM)
-        if (nul := chunk.find(b"\0")) >= 0:
-            raise _binary(name, base + len(buffer) + nul)
+                check.offset = base
+        check(chunk)
         buffer += chunk
         at = 0
         while True:
@@ -172,20 +176,20 @@ def text(stream: Stream, name: str, separator: str | None) -> Iterator[Piece]:
             if first and mark:
                 at = _skip_newlines(buffer, at, found if found >= 0 else len(buffer))
             while (border := cut(buffer, at, found if found >= 0 else len(buffer) - len(mark))) is not None:
-                yield Piece(_checked(buffer, at, border, base, name), number, first, False)
+                yield Piece(buffer[at:border], number, first, False)
                 first, at = False, border
             if found < 0:
                 searched = max(at, len(buffer) - len(mark) + 1)
                 break
             end = _before_newlines(buffer, at, found) if mark else found
             if not first or end > at:
-                yield Piece(_checked(buffer, at, end, base, name), number, first, True)
+                yield Piece(buffer[at:end], number, first, True)
                 number += 1
             first, at, searched = True, min(found + len(mark), len(buffer)), 0
             if at == len(buffer) and ended:
                 break
         base += at
-        del buffer[:at]
+        buffer = buffer[at:]
         searched = max(searched - at, 0)
     if number == 1:
         raise DataError("there is no text in the file", where=name, expected="at least one document")
@@ -340,26 +344,43 @@ def _lines(stream: Stream, name: str) -> Iterator[str]:
         yield _decoded(rest, base, name)
 
 
-def _checked(buffer: bytearray, start: int, stop: int, base: int, name: str) -> bytes:
-    """A copy of a stretch of the buffer, proven to be UTF-8."""
-    with memoryview(buffer) as view:
-        out = bytes(view[start:stop])
-    if not out.isascii():
-        _decoded(out, base + start, name)
-    return out
+class _Utf8:
+    """Proves a stream to be UTF-8 and free of zero bytes, chunk by chunk."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._decoder = codecs.getincrementaldecoder("utf-8")()
+        self.offset = 0
+        """Bytes before the next chunk."""
+
+    def __call__(self, chunk: bytes) -> None:
+        if (zero := chunk.find(b"\0")) >= 0:
+            raise _binary(self._name, self.offset + zero)
+        pending: bytes = self._decoder.getstate()[0]
+        if pending or not chunk or not chunk.isascii():
+            try:
+                self._decoder.decode(chunk, final=not chunk)
+            except UnicodeDecodeError as error:
+                raise _not_utf8(error, self.offset - len(pending), self._name) from None
+        self.offset += len(chunk)
 
 
 def _decoded(raw: bytes, base: int, name: str) -> str:
     try:
         return raw.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise DataError(
-            "the text is not UTF-8",
-            where=name,
-            got=f"byte 0x{raw[error.start]:02x} at offset {base + error.start} ({error.reason})",
-            expected="UTF-8",
-            hint="iconv -f LATIN1 -t UTF-8, or the encoding that the text is in",
-        ) from None
+        raise _not_utf8(error, base, name) from None
+
+
+def _not_utf8(error: UnicodeDecodeError, base: int, name: str) -> DataError:
+    """`base`: where in the file the bytes begin that the error speaks of."""
+    return DataError(
+        "the text is not UTF-8",
+        where=name,
+        got=f"byte 0x{error.object[error.start]:02x} at offset {base + error.start} ({error.reason})",
+        expected="UTF-8",
+        hint="iconv -f LATIN1 -t UTF-8, or the encoding that the text is in",
+    )
 
 
 def _refuse_binary(head: bytes, name: str) -> None:
@@ -372,13 +393,13 @@ def _binary(name: str, offset: int) -> DataError:
     return DataError("the file is binary, not text", where=name, got=f"a zero byte at offset {offset}")
 
 
-def _skip_newlines(buffer: bytearray, at: int, stop: int) -> int:
+def _skip_newlines(buffer: bytes, at: int, stop: int) -> int:
     while at < stop and buffer[at] in b"\r\n":
         at += 1
     return at
 
 
-def _before_newlines(buffer: bytearray, at: int, stop: int) -> int:
+def _before_newlines(buffer: bytes, at: int, stop: int) -> int:
     while stop > at and buffer[stop - 1] in b"\r\n":
         stop -= 1
     return stop

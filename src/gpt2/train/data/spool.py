@@ -14,6 +14,7 @@ Knows nothing of what the facts are for.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import zipfile
@@ -28,6 +29,10 @@ import numpy.typing as npt
 from gpt2.train.data.duplicates import BINS, EMPTY
 
 Array = npt.NDArray[Any]
+
+
+STRETCH = 1 << 22
+"""Tokens read at a time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,11 +112,9 @@ class Spool:
     def __init__(self, folder: Path, kind: np.dtype[Any], *, with_signatures: bool) -> None:
         self._folder, self._type = folder, kind
         self._bins = BINS if with_signatures else 0
-        self._tokens: list[Array] = []
         self._records: list[Records] = []
         while (part := self._load(len(self._records))) is not None:
-            self._tokens.append(part[0])
-            self._records.append(part[1])
+            self._records.append(part)
         self._starts = np.zeros(1, np.int64)
 
     @property
@@ -134,7 +137,6 @@ class Spool:
             arrays = {f.name: getattr(part, f.name) for f in fields(Records)}
             np.savez(file, sum=np.frombuffer(digest.digest(), np.uint8), **arrays)
         os.replace(scratch, stem.with_suffix(".npz"))
-        self._tokens.append(self._map(stem, int(part.tokens.sum())))
         self._records.append(part)
 
     def documents(self) -> Records:
@@ -142,37 +144,34 @@ class Spool:
         return Records.joined([Records.empty(self._bins), *self._records]).documents()
 
     def read(self, start: int, stop: int) -> Iterator[Array]:
-        """The tokens [start, stop) of all parts one behind the other, in stretches that are mapped, not
-        copied."""
-        if len(self._starts) != len(self._tokens) + 1:
-            self._starts = np.concatenate([[0], np.cumsum([len(some) for some in self._tokens])])
+        """The tokens [start, stop) of all parts one behind the other, in stretches of some megabytes. They
+        are read, not mapped, so that no more of them is in memory than is looked at."""
+        if len(self._starts) != len(self._records) + 1:
+            self._starts = np.concatenate([[0], np.cumsum([int(r.tokens.sum()) for r in self._records])])
         part = int(np.searchsorted(self._starts, start, "right")) - 1
         while start < stop:
-            base = int(self._starts[part])
-            some = self._tokens[part][start - base : stop - base]
+            base, end = int(self._starts[part]), int(self._starts[part + 1])
+            count = min(stop, end, start + STRETCH) - start
+            path = self._folder / f"{part:05d}.bin"
+            some = np.fromfile(path, self._type, count, offset=(start - base) * self._type.itemsize)
+            if len(some) != count:
+                raise OSError(errno.EIO, "the unfinished work has been changed", str(path))
             yield some
-            start += len(some)
-            part += 1
+            start += count
+            part += start == end
 
-    def _load(self, number: int) -> tuple[Array, Records] | None:
+    def _load(self, number: int) -> Records | None:
         """A part that is there and whole; None otherwise, and then it is made again."""
         stem = self._folder / f"{number:05d}"
         try:
             with np.load(stem.with_suffix(".npz"), allow_pickle=False) as file:
                 records = Records(*(file[f.name] for f in fields(Records)))
                 expected = bytes(file["sum"])
-            tokens = self._map(stem, int(records.tokens.sum()))
+            with stem.with_suffix(".bin").open("rb") as tokens:
+                whole = hashlib.file_digest(tokens, "sha256").digest() == expected
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
             return None
-        if hashlib.sha256(tokens.data.cast("B")).digest() != expected:
-            return None
-        return tokens, records
-
-    def _map(self, stem: Path, count: int) -> Array:
-        path = stem.with_suffix(".bin")
-        if path.stat().st_size != count * self._type.itemsize:
-            raise ValueError("the part was cut off")
-        return np.memmap(path, self._type, "r", shape=(count,))
+        return records if whole else None
 
 
 def no_signature(count: int) -> Array:

@@ -237,6 +237,22 @@ def test_cheaper_arithmetic_has_the_same_curve(more: dict[str, Any]) -> None:
     assert cheap == pytest.approx(exact, abs=0.01 if "precision" in more else 0)
 
 
+def test_samples_change_nothing_and_are_those_of_their_seed() -> None:
+    from gpt2.train.sample import sample
+
+    plain = runs.trainer(model=runs.tiny(resid_pdrop=0.1))
+    plain.run()
+    told: list[list[int]] = []
+    looked = runs.trainer(model=runs.tiny(resid_pdrop=0.1), sample_every=3)
+    looked.sampler = lambda model: told.append(sample(model, [1, 2], seed=4, count=30)) or []
+    looked.run()
+    assert runs.weights(looked.model) == runs.weights(plain.model)
+    assert len(told) == 4
+    assert all(len(ids) == 30 for ids in told)
+    assert sample(looked.model, [1, 2], seed=4, count=30) == told[-1] != told[0]
+    assert sample(looked.model, [1, 2], seed=5, count=30) != told[-1]
+
+
 def test_the_log_of_a_resumed_run_is_that_of_a_whole_one(tmp_path: Path) -> None:
     def told(folder: Path) -> list[Any]:
         return [(e["event"], e["step"], e["loss"]) for e in read_log(folder / "log.jsonl") if "loss" in e]

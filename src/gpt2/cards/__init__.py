@@ -12,6 +12,7 @@ from gpt2.cards.card import CARD, read_card, write_card
 from gpt2.cards.directory import new_directory
 from gpt2.cards.measure import Agreement, agreement, compare, sample_ids
 from gpt2.cards.quantised import Quantised, quantise_directory
+from gpt2.cards.tuned import write_model
 
 __all__ = [
     "CARD",
@@ -24,4 +25,5 @@ __all__ = [
     "read_card",
     "sample_ids",
     "write_card",
+    "write_model",
 ]

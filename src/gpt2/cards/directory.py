@@ -34,11 +34,11 @@ def new_directory(path: str | os.PathLike[str]) -> Iterator[Path]:
     try:
         yield scratch
         try:
-            _sync(scratch)
+            sync(scratch)
             check_free(target)
             os.chmod(scratch, 0o755)
             os.rename(scratch, target)  # onto nothing, or onto an empty directory
-            _sync_folder(target.parent)
+            sync_folder(target.parent)
         except OSError as error:
             raise WeightsError(
                 "the directory cannot be written", where=str(target), got=error.strerror
@@ -62,17 +62,17 @@ def check_free(target: Path) -> None:
     )
 
 
-def _sync(folder: Path) -> None:
+def sync(folder: Path) -> None:
     for entry in sorted(folder.iterdir()):
         handle = os.open(entry, os.O_RDONLY)
         try:
             os.fsync(handle)
         finally:
             os.close(handle)
-    _sync_folder(folder)
+    sync_folder(folder)
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)

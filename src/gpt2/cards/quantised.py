@@ -34,7 +34,7 @@ COPIED = (
 """Files of the source that are right for the copy, too. Its README and its card are not."""
 
 # Keys of config.json that name the dtype of the file.
-_DTYPE_KEYS = ("dtype", "torch_dtype")
+DTYPE_KEYS = ("dtype", "torch_dtype")
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +116,7 @@ def write_quantised(source: str | os.PathLike[str] | None, folder: Path, scheme:
     made = {tensor.name: tensor for tensor in quantise(weights, config, scheme)}
     metadata = {"format": "pt", KEY: json.dumps(scheme.to_dict())}
     save_safetensors(folder / "model.safetensors", made, metadata, align=64)
-    extra = {key: value for key, value in config.extra.items() if key not in _DTYPE_KEYS}
+    extra = {key: value for key, value in config.extra.items() if key not in DTYPE_KEYS}
     said = dataclasses.replace(config, extra={**extra, KEY: scheme.to_dict()})
     origin = path if path.is_dir() else path.parent
     name = "config.json"

@@ -258,6 +258,10 @@ def _card_lines(card: dict[str, Any]) -> Iterator[str]:
     divergence = get("quality", "on_samples_of_the_source", "mean_kl_bits")
     parts = [f"{increase:+.3f} % bits per byte on a held-out text"] if isinstance(increase, float) else []
     parts += [f"{divergence:.5f} bits per token from its source"] if isinstance(divergence, float) else []
+    before, after = (get("quality", "held_out", "perplexity", which) for which in ("source", "model"))
+    if isinstance(after, float):
+        was = f", from {before:,.2f}" if isinstance(before, float) else ""
+        parts += [f"perplexity {after:,.2f} on held-out text{was}"]
     if parts:
         yield f"  measured    {', '.join(parts)}"
 

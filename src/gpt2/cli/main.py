@@ -23,6 +23,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "tokenize": ("gpt2.cli.tokenize", "Turn text into tokens, or tokens into text"),
     "templates": ("gpt2.cli.templates", "Show prompt templates, or compare them by score"),
     "prepare": ("gpt2.cli.prepare", "Turn files of text into tokens to train on"),
+    "finetune": ("gpt2.cli.finetune", "Tune a model on your own text"),
+    "train": ("gpt2.cli.train", "Train a model as a recipe says"),
     "quantize": ("gpt2.cli.quantize", "Write a smaller model: weights rounded to int8 or int4"),
     "inspect": ("gpt2.cli.inspect", "Show what is inside a model directory or a weights file"),
     "pull": ("gpt2.cli.pull", "Download a model, so that it can be used without a network"),

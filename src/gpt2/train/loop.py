@@ -17,6 +17,7 @@ import contextlib
 import hashlib
 import math
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -89,6 +90,7 @@ class Trainer:
         facts: what a resumed run must find unchanged besides the settings, such as the data's hash.
         world: the processes.
         steps: of the whole run; as the settings say when absent.
+        sampler: gives texts of the model, every `sample_every` steps; none from parts of weights (`shard`).
     """
 
     def __init__(
@@ -103,8 +105,10 @@ class Trainer:
         facts: dict[str, str] | None = None,
         world: World | None = None,
         steps: int | None = None,
+        sampler: Callable[[GPT2], list[str]] | None = None,
     ) -> None:
         self.settings, self.train, self.validation = settings, train, validation
+        self.sampler = None if settings.shard or not settings.sample_every else sampler
         self.store, self.report, self.facts = store, report or Report(), dict(facts or {})
         self.world = world or World()
         self.steps = total_steps(settings, train) if steps is None else steps
@@ -118,6 +122,7 @@ class Trainer:
         self.objective = self.world.spread(objective, model.h, shard=settings.shard)
         self.named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
         self.optimizers = Optimizers(self.named, settings)
+        self.peak: float = next(iter(self.optimizers.groups()))["peak"]
         self.scaler = torch.amp.GradScaler(
             self.world.device.type, init_scale=2.0**14, enabled=settings.precision == "float16"
         )
@@ -146,7 +151,12 @@ class Trainer:
                     self.save()
                 if progress.ended:
                     return progress
-                self.step(asked)
+                if self.step(asked) and self.sampler is not None and self.world.first:
+                    self._sample(self.sampler)
+
+    def _sample(self, sampler: Callable[[GPT2], list[str]]) -> None:
+        if self.progress.step % self.settings.sample_every == 0:
+            self.report.samples(self.progress.step, sampler(self.model))
 
     def _evaluation_due(self) -> bool:
         step = self.progress.step
@@ -172,7 +182,7 @@ class Trainer:
         seconds = time.monotonic() - began
         self.progress.seconds += seconds
         self.report.step(
-            self.progress.step, self.steps, loss=total / targets, rate=self.settings.lr * share, norm=norm,
+            self.progress.step, self.steps, loss=total / targets, rate=self.peak * share, norm=norm,
             tokens=targets, seconds=seconds,
         )  # fmt: skip
         return True

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from gpt2.errors import CheckpointError, InvalidRequest
-from gpt2.train.settings import Settings
+from gpt2.train.settings import PEAK_AT_768, Settings
 
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 """Coefficients of the quintic: steepest at zero among those that keep singular values near 1 (Jordan,
@@ -144,7 +144,7 @@ def adamw(named: Named, settings: Settings) -> torch.optim.AdamW:
     ]
     return torch.optim.AdamW(
         [group for group in groups if group["params"]],
-        lr=settings.lr,
+        lr=PEAK_AT_768[settings.recipe] if settings.lr is None else settings.lr,
         betas=(settings.beta1, settings.beta2),
         eps=settings.epsilon,
         fused=not settings.shard,  # one pass over memory instead of a dozen; not for parts of tensors

@@ -83,6 +83,12 @@ class Report:
         best = ", the best" if better else ""
         self.say(f"step {step:,}: held-out loss {loss:.4f} (perplexity {exp(loss):,.2f}){best}")
 
+    def samples(self, step: int, texts: list[str]) -> None:
+        """What the model writes at a step, prompts included."""
+        self.write("samples", step=step, texts=texts)
+        for text in texts:
+            self.say(f"step {step:,} writes: {text!r}")
+
     def saved(self, step: int, kind: str, seconds: float) -> None:
         self.write("saved", step=step, kind=kind, seconds=round(seconds, 4))
 

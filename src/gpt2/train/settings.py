@@ -101,7 +101,24 @@ class Settings:
     output: str | None = _text(
         None, "the directory of the model that comes out; the run is in its run/", free=True
     )
+    general: str | None = _text(
+        None,
+        "a text file that is not of the domain: what the model forgets is measured on it; on text that the "
+        "model wrote before when absent",
+        free=True,
+    )
     seed: int = _whole(0, "decides the fresh weights, the order of the data and the dropout", 0)
+
+    # What is read out of the sources; a folder that gpt2 prepare wrote is taken as it is.
+    text_column: str | None = _text(None, "tables and JSONL: the column that is the text")
+    prompt_column: str | None = _text(None, "tables and JSONL: the column that is context and not learnt")
+    completion_column: str | None = _text(
+        None, "tables and JSONL: the column that is learnt after the prompt"
+    )
+    separator: str | None = _text(
+        None, "what stands between the documents of a text file; a file is one without"
+    )
+    validation: float = _number(0.05, "the share of the documents that is held out to measure on", 0, 0.9)
 
     # The shape of fresh weights (pretrain); otherwise the model's own.
     n_layer: int = _whole(12, "pretrain: L, blocks")
@@ -114,7 +131,9 @@ class Settings:
 
     # The data of a step.
     window: int | None = _whole(None, "T, tokens of a sequence; the model's context when absent", 2)
-    batch: int = _whole(8, "sequences per step, over all processes")
+    batch: int | None = _whole(
+        None, "sequences per step, over all processes; when absent 8, or fewer where there is little text"
+    )
     micro_batch: int | None = _whole(
         None, "sequences computed at once by a process; batch = micro_batch x processes x passes"
     )
@@ -129,7 +148,12 @@ class Settings:
 
     # How the weights move.
     optimizer: str = _choice("adamw", ("adamw", "muon"), "muon: block matrices by Muon, the rest by AdamW")
-    lr: float = _number(5e-5, "peak learning rate of AdamW", 0, 10)
+    lr: float | None = _number(
+        None,
+        "peak learning rate of AdamW; when absent the recipe's for 768 channels, times 768 / channels",
+        0,
+        10,
+    )
     muon_lr: float = _number(0.02, "peak learning rate of Muon", 0, 10)
     beta1: float = _number(0.9, "AdamW: decay of the mean of gradients", 0, 0.999999)
     beta2: float = _number(0.999, "AdamW: decay of the mean of their squares", 0, 0.999999999)
@@ -166,7 +190,10 @@ class Settings:
     dora: bool = _flag(False, "lora: learn the magnitudes apart (arXiv:2402.09353)")
 
     # When it looks, stops and saves.
-    evaluate_every: int | None = _whole(None, "steps between evaluations; ten per epoch when absent")
+    evaluate_every: int | None = _whole(
+        None,
+        "steps between evaluations; four per epoch when absent, but not more often than every tenth step",
+    )
     evaluate_windows: int = _whole(256, "sequences of the held-out part that an evaluation takes at most")
     patience: int = _whole(3, "stop after so many evaluations without a better one; 0 is never", 0)
     checkpoint_every: int | None = _whole(
@@ -183,7 +210,7 @@ class Settings:
     def __post_init__(self) -> None:
         for name, facts in setting_facts().items():
             object.__setattr__(self, name, _checked(name, getattr(self, name), facts))
-        if self.micro_batch is not None and self.batch % self.micro_batch:
+        if self.micro_batch and self.batch and self.batch % self.micro_batch:
             raise InvalidRequest(
                 "micro_batch", got=self.micro_batch, expected=f"a divisor of batch={self.batch}"
             )
@@ -221,15 +248,24 @@ RECIPES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
         # Radford et al. trained 512 windows of 1024; nanoGPT and llm.c settled the rest for 124M.
         "pretrain": {
-            "lr": 6e-4, "beta2": 0.95, "weight_decay": 0.1, "schedule": "cosine", "warmup": 0.02,
+            "beta2": 0.95, "weight_decay": 0.1, "schedule": "cosine", "warmup": 0.02,
             "final_lr": 0.1, "batch": 32, "epochs": 1.0, "packing": "stream", "patience": 0, "dropout": 0.0,
         },
         # transformers' Trainer, but for a warm-up and for stopping early.
         "finetune": {"warmup": 0.05, "epochs": 10.0},
-        "lora": {"warmup": 0.05, "epochs": 10.0, "lr": 2e-4, "weight_decay": 0.0},
+        "lora": {"warmup": 0.05, "epochs": 10.0, "weight_decay": 0.0},
     }
 )  # fmt: skip
 """What a recipe sets otherwise than Settings does."""
+
+PEAK_AT_768: Mapping[str, float] = MappingProxyType({"pretrain": 6e-4, "finetune": 5e-5, "lora": 2e-4})
+"""Peak learning rates for 768 channels: those of nanoGPT, of transformers' Trainer and of the LoRA paper."""
+
+
+def default_rate(recipe: str, channels: int) -> float:
+    """The peak rate of AdamW for a model of this width: in proportion to 1 / width, as its updates ask for
+    (Yang et al. 2022, arXiv:2203.03466); never above 3e-3."""
+    return min(3e-3, PEAK_AT_768[recipe] * 768 / channels)
 
 
 def setting_facts() -> dict[str, Facts]:

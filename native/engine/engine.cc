@@ -116,7 +116,7 @@ AdapterPtr Engine::adapter(const AdapterSource& source) {
 }
 
 void Engine::check_adapter(const AdapterPtr& adapter) const {
-  if (adapter == nullptr || adapter->owner == &model_) return;
+  if (adapter == nullptr || model_.owns(*adapter)) return;
   throw Error(ErrorKind::kInvalidRequest, "adapter", "one of another model", "one that this engine made");
 }
 

@@ -22,7 +22,7 @@ std::shared_ptr<const Adapter> Model::adapter(const AdapterSource& source) {
   if (out->gains && apart_.size() == 0) apart_ = AlignedFloats(kMaxRows * config_.embd);
   groups_.reserve(kMaxRows);
   pieces_.reserve(kMaxRows);
-  out->owner = this;
+  out->owner = owner_;
   out->number = ++adapters_;
   if (out->key.empty()) out->key = "#" + std::to_string(out->number);  // shares with itself alone
   return out;

@@ -11,6 +11,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <map>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -36,11 +37,13 @@ struct LayerAdapter {
 struct Adapter {
   std::vector<LayerAdapter> layers;
   AlignedBytes packed;
-  std::size_t rank = 0;         // the largest
-  bool gains = false;           // DoRA
-  std::uint64_t number = 0;     // of this model's adapters, from 1
-  const void* owner = nullptr;  // the model that it was made for
-  std::string key;              // names what it computes: prefixes are shared within one key
+  std::size_t rank = 0;      // the largest
+  bool gains = false;        // DoRA
+  std::uint64_t number = 0;  // of this model's adapters, from 1
+  std::string key;           // names what it computes: prefixes are shared within one key
+
+  // Of the model that it was made for. Shared, so that no later model can have the same.
+  std::shared_ptr<const void> owner;
 
   Adapter() = default;
   Adapter(const Adapter&) = delete;

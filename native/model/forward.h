@@ -41,6 +41,8 @@ class Model {
   // An adapter of this model, and room to compute with it: not while a pass runs. Throws kWeights, std::bad_alloc.
   std::shared_ptr<const Adapter> adapter(const AdapterSource& source);
 
+  bool owns(const Adapter& adapter) const { return adapter.owner == owner_; }
+
   // Runs the slices (together at most kMaxRows tokens, ids already checked, a sequence at most once) and fills their
   // new positions. The residual stream stays inside for logits() and normalised() until the next call.
   void forward(const std::vector<Slice>& slices, const Capture& capture, const Poll& poll);
@@ -114,7 +116,8 @@ class Model {
   std::vector<Group> pieces_;
   std::size_t rank_room_ = 0;
   AlignedFloats inner_rank_, apart_;
-  std::uint64_t adapters_ = 0;  // that were made
+  std::shared_ptr<const void> owner_ = std::make_shared<char>();  // by which its adapters know it
+  std::uint64_t adapters_ = 0;                                    // that were made
 };
 
 }  // namespace gpt2::model

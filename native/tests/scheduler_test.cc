@@ -334,4 +334,21 @@ TEST_CASE("a full window ends a sequence, or slides and begins again with half o
   REQUIRE(slides->slides == 3);
 }
 
+TEST_CASE("sequences of one kin lie side by side in a step, and in the order of age among themselves") {
+  Limits limits;
+  limits.blocks = 20, limits.positions = 100, limits.rows = 64, limits.max_running = 8, limits.max_waiting = 8;
+  World world(limits);
+  const std::uint64_t kins[] = {2, 0, 1, 2, 0, 1, 2};
+  std::vector<Sequence*> submitted;
+  for (const std::uint64_t kin : kins) {
+    submitted.push_back(world.submit({1, 2, 3}, 3));
+    submitted.back()->kin = kin;
+  }
+  const Plan& plan = world.scheduler.plan(0);
+  std::vector<Sequence*> got;
+  for (const Piece& piece : plan.pieces) got.push_back(piece.sequence);
+  const std::vector<Sequence*>& s = submitted;
+  CHECK(got == std::vector<Sequence*>{s[1], s[4], s[2], s[5], s[0], s[3], s[6]});
+}
+
 }  // namespace

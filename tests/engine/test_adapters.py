@@ -165,13 +165,14 @@ requests = st.tuples(
         lambda n, seed: np.random.default_rng(seed).integers(0, 151, n).tolist(), lengths, st.integers(0, 2)
     ),
     names,
-    st.sampled_from(["draw", "two", "beams", "guided"]),
+    st.sampled_from(["draw", "two", "beams", "guided", "guessed"]),
 )
 OPTIONS: dict[str, dict[str, Any]] = {
     "draw": {"temperature": 0.9},
     "two": {"n": 2, "temperature": 1.2},
     "beams": {"num_beams": 3},
     "guided": {"guidance_scale": 1.5, "temperature": 0.0},
+    "guessed": {"prompt_lookup_num_tokens": 3, "temperature": 0.7},
 }
 
 
@@ -248,6 +249,14 @@ def _chosen(lm: gpt2.LanguageModel, ids: list[int], adapter: str) -> Any:
     return logprobs[np.arange(1, len(ids)), ids[1:]]
 
 
+def test_guesses_change_nothing_of_an_adapted_text(models: Models, folder: Path) -> None:
+    lm, guesser = models["auto", "float32", "float32", 2], gpt2.load(folder, threads=1)
+    options: dict[str, Any] = {"seed": 5, "max_new_tokens": 20, "ignore_eos": True, "adapter": "everything"}
+    expected = lm.generate(IDS[:30], **options)
+    assert lm.generate(IDS[:30], assistant_model=guesser, **options) == expected
+    assert lm.generate(IDS[:30], prompt_lookup_num_tokens=4, **options) == expected
+
+
 def test_names_come_and_go(lm: gpt2.LanguageModel, tmp_path: Path) -> None:
     first, second = ADAPTERS["attention"], ADAPTERS["dora"]
     path = save_adapter(tmp_path / "pirate", first, CONFIG)
@@ -289,8 +298,12 @@ def test_a_request_keeps_its_adapter_and_the_prefix_cache_keeps_them_apart(lm: g
     expected = lm.generate(ids, adapter="a", **options)
     stream = lm.stream(ids, adapter="a", **options)
     tokens = [*next(stream).tokens]
+    handle = lm._adapters.get("a")
+    assert handle is not None
     lm.unload_adapter("a")
+    assert handle.users > 0
     tokens += [token for chunk in stream for token in chunk.tokens]
+    assert handle.users == 0  # its memory goes with the last request
     assert isinstance(expected, gpt2.Completion)
     assert tuple(tokens) == expected.tokens
     assert lm.generate(ids, **options) == plain != expected

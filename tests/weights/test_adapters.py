@@ -98,6 +98,12 @@ def test_narrow_tensors_are_widened_and_a_bin_is_read(tmp_path: Path) -> None:
         assert read_adapter(folder, CONFIG).hash() == adapter.hash()
 
 
+def test_an_adapter_of_the_model_without_its_head_is_read(tmp_path: Path) -> None:
+    theirs = peft_model(random_gpt2(3, **SHAPE).transformer, 1, target_modules=["c_fc"], task_type=None)
+    adapter = read_adapter(saved_peft(theirs, tmp_path), CONFIG)
+    assert set(adapter.modules) == {f"h.{i}.mlp.c_fc" for i in range(3)}
+
+
 # --- what is refused ---
 
 

@@ -253,6 +253,17 @@ def test_samples_change_nothing_and_are_those_of_their_seed() -> None:
     assert sample(looked.model, [1, 2], seed=5, count=30) != told[-1]
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_compiled_blocks_learn_the_same_and_the_same_every_time(precision: str) -> None:
+    plain, _ = losses(max_steps=8, precision=precision)
+    compiled, first = losses(max_steps=8, precision=precision, compile=True)
+    again, second = losses(max_steps=8, precision=precision, compile=True)
+    assert compiled == pytest.approx(plain, abs=1e-4 if precision == "float32" else 0.01)
+    assert compiled == again
+    assert runs.weights(first.model) == runs.weights(second.model)
+
+
 def test_the_log_of_a_resumed_run_is_that_of_a_whole_one(tmp_path: Path) -> None:
     def told(folder: Path) -> list[Any]:
         return [(e["event"], e["step"], e["loss"]) for e in read_log(folder / "log.jsonl") if "loss" in e]

@@ -192,6 +192,27 @@ def test_bad_input_is_an_error_that_helps(notes: Path, tiny_checkpoint: Path, tm
         run(Settings.of("finetune", data=("x",)))
 
 
+def test_nothing_held_out_a_prompt_too_long_and_a_text_to_forget(
+    notes: Path, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    general = tmp_path / "general.txt"
+    general.write_text("Something else altogether. " * 20, encoding="utf-8")
+    said: list[str] = []
+    odd = settings(
+        notes, tmp_path / "out", tiny_checkpoint, validation=0.0, max_steps=2, prompts=("the cat " * 50,),
+        general=str(general),
+    )  # fmt: skip
+    card = run(odd, say=said.append).card
+    assert card is not None
+    assert "held_out" not in card["quality"]
+    assert set(card["quality"]["general"]["perplexity"]) == {"source", "model"}
+    assert any("nothing is held out" in line for line in said)
+    general.write_text(" ")
+    with pytest.raises(InvalidRequest, match="empty"):
+        run(odd.replace(output=str(tmp_path / "other")))
+    assert not (tmp_path / "other").exists()
+
+
 @pytest.mark.parametrize("dora", [False, True])
 def test_an_adapter_is_written_beside_the_model_that_has_it(
     dora: bool, notes: Path, tiny_checkpoint: Path, tmp_path: Path

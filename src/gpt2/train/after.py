@@ -60,7 +60,7 @@ def measure_after(
         quality["held_out"] = {"tokens": sum(map(len, texts)), **each(models, texts)}
     if general is not None:
         say(f"measuring on {Path(general).name}")
-        texts = [after.tokenizer.encode(_text(general))[:MEASURED_TOKENS]]
+        texts = [after.tokenizer.encode(read_text(general))[:MEASURED_TOKENS]]
         quality["general"] = {"sha256": _hash(general), "tokens": len(texts[0]), **each(models, texts)}
     if source is not None:
         say("measuring on what the model wrote before")
@@ -109,9 +109,10 @@ def each(models: dict[str, LanguageModel], texts: Sequence[Ids]) -> dict[str, An
 def memory_of(lm: LanguageModel, train: Split, seed: int) -> dict[str, Any]:
     """What is verbatim in texts written from nothing, and after the beginnings of training documents."""
     training = train.read(0, min(train.tokens, SEARCHED_TOKENS))
-    count = min(SAMPLE_TOKENS, lm.config.n_positions - BEGINNING - 1)
+    beginning = min(BEGINNING, lm.config.n_positions // 4)
+    count = max(1, min(SAMPLE_TOKENS, lm.config.n_positions - beginning - 1))
     chosen = np.linspace(0, len(train) - 1, SAMPLES).astype(int).tolist()
-    beginnings = [train.document(i)[:BEGINNING].tolist() or [train.eos_id] for i in chosen]
+    beginnings = [train.document(i)[:beginning].tolist() or [train.eos_id] for i in chosen]
     out = {}
     for name, prompts in (("unprompted", [[train.eos_id]] * SAMPLES), ("from_beginnings", beginnings)):
         texts = [_generate(lm, ids, count, seed + i) for i, ids in enumerate(prompts)]
@@ -124,10 +125,10 @@ def memory_of(lm: LanguageModel, train: Split, seed: int) -> dict[str, Any]:
 
 def samples(lm: LanguageModel, prompts: Sequence[str], seed: int) -> list[dict[str, Any]]:
     """One continuation of each prompt, with the preset for stories."""
-    count = min(120, lm.config.n_positions // 2)
+    count = max(1, min(120, lm.config.n_positions // 2))
     out = []
     for prompt in prompts:
-        made = lm.generate(prompt, preset="story", max_new_tokens=count, seed=seed)
+        made = lm.generate(prompt, preset="story", max_new_tokens=count, seed=seed, truncate="left")
         out += [{"prompt": prompt, "seed": seed, "text": one.text} for one in as_list(made)]
     return out
 
@@ -171,13 +172,17 @@ def summary(facts: dict[str, Any]) -> list[str]:
     return lines
 
 
-def _text(path: str) -> str:
+def read_text(path: str) -> str:
+    """The general text. Raises InvalidRequest where it cannot be measured on."""
     try:
-        return Path(path).read_bytes().decode("utf-8")
+        text = Path(path).read_bytes().decode("utf-8")
     except OSError as error:
         raise InvalidRequest("the general text cannot be read", where=path, got=error.strerror) from None
     except UnicodeDecodeError:
         raise InvalidRequest("the general text is not UTF-8", where=path) from None
+    if not text.strip():
+        raise InvalidRequest("the general text is empty", where=path)
+    return text
 
 
 def _hash(path: str) -> str:

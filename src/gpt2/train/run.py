@@ -22,7 +22,7 @@ import torch
 
 from gpt2.cards import write_model
 from gpt2.errors import Error, InvalidRequest, TrainingError
-from gpt2.train.after import measure_after, summary
+from gpt2.train.after import measure_after, read_text, summary
 from gpt2.train.checkpoint import Store
 from gpt2.train.data import Tokens
 from gpt2.train.loop import Progress, Trainer
@@ -75,6 +75,8 @@ def run(
     if settings.output is None or not settings.data:
         raise InvalidRequest("data and output", expected="both", hint="gpt2 finetune FILE --output DIR")
     output = Path(settings.output)
+    if settings.general is not None:
+        read_text(settings.general)  # what is wrong with it is better said now than after hours
     # torchrun starts all processes again when one has died: they go on from the newest checkpoint.
     resume = resume or int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
     if settings.threads is not None:

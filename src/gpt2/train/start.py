@@ -129,7 +129,8 @@ def prepare_sources(settings: Settings, start: Start, folder: Path, say: Say) ->
     """Tokenise into `folder`; where that is done already, for the same sources, nothing is done."""
     from gpt2.train.data import Preparation, prepare
 
-    say(f"tokenising {', '.join(settings.data)}")
+    if not (folder / "index.json").is_file():
+        say(f"tokenising {', '.join(settings.data)}")
     names = ("text_column", "prompt_column", "completion_column", "separator", "validation", "seed")
     how = Preparation(**{name: getattr(settings, name) for name in names})
     prepare(list(settings.data), start.tokenizer, folder, how)

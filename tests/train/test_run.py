@@ -234,6 +234,10 @@ def test_an_adapter_is_written_beside_the_model_that_has_it(
         if module.magnitude is not None:
             expected *= module.magnitude / np.linalg.norm(expected, axis=0)
         np.testing.assert_allclose(new, expected, atol=1e-5)
+    base, merged = gpt2.load(tiny_checkpoint, threads=1), gpt2.load(tmp_path / "out", threads=1)
+    base.load_adapter(tmp_path / "out" / "adapter", "tuned")
+    ids = base.tokenizer.encode("the cat sat on")
+    np.testing.assert_allclose(base.logits(ids, adapter="tuned"), merged.logits(ids), atol=2e-3)
     for name in ("wte.weight", "h.0.ln_1.weight", "h.1.mlp.c_fc.bias"):
         np.testing.assert_array_equal(before[name].array, after[name].array)
 

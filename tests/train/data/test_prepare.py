@@ -441,6 +441,12 @@ def test_a_vocabulary_without_an_end_of_text(tmp_path: Path, small_vocab: Path) 
         prepare(tmp_path / "a.txt", Tokenizer.load(small_vocab), tmp_path / "out", threads=0)
 
 
+def test_no_pytorch_is_needed() -> None:
+    code = "import sys, gpt2.train.data, gpt2.cli.prepare; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
+
+
 @pytest.mark.usefixtures("small_sizes")
 def test_every_prediction_once_an_epoch_through_the_whole_road(tmp_path: Path, tokenizer: Tokenizer) -> None:
     """From files to batches: the pairs (token, next token) of all texts, none twice, none missing."""

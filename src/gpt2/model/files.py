@@ -19,6 +19,8 @@ from gpt2.model.gpt2 import GPT2
 from gpt2.weights import Scheme, Tensor, Weights, infer_config, open_weights
 from gpt2.weights.hub import resolve
 
+_LARGE = 1 << 20  # bytes: giving pages of a mapped file back is a walk over the map
+
 
 def load_model(model: str | os.PathLike[str] | None = None, *, dtype: torch.dtype = torch.float32) -> GPT2:
     """A GPT2 in eval mode with the weights of a model directory, a file or a hub id; None is the bundled
@@ -50,7 +52,11 @@ def load_model(model: str | os.PathLike[str] | None = None, *, dtype: torch.dtyp
 def copy_weights(model: GPT2, weights: Weights) -> None:
     """Copy tensors of canonical names and shapes (open_weights has checked them) into a model."""
     for name, parameter in model.named_parameters():
-        parameter.copy_(_torch(weights[name]))
+        tensor = weights[name]
+        parameter.copy_(_torch(tensor))
+        if tensor.nbytes >= _LARGE:  # so that the file is not in memory whole, beside the copy
+            for file in weights.mapped_files:
+                file.release()
 
 
 def _torch(tensor: Tensor) -> torch.Tensor:

@@ -287,6 +287,17 @@ def test_the_same_call_again_finds_its_work_done_and_another_is_refused(
     assert (tmp_path / "mine" / "thesis.doc").read_text() == "years of work"
 
 
+def test_an_output_among_the_sources_is_no_source(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    as_lines(tmp_path / "a.jsonl", stories(40))
+    first = prepare(tmp_path, tokenizer, tmp_path / "out")
+    assert prepare(tmp_path, tokenizer, tmp_path / "out").hash == first.hash
+    index = {name: first.index[name] for name in ("format", "version", "tokenizer", "shards")}
+    (tmp_path / "out" / "index.json").write_text(json.dumps(index))
+    assert len(Tokens(tmp_path / "out").split("train")) == len(first.split("train"))
+    with pytest.raises(InvalidRequest, match="another program"):
+        prepare(tmp_path, tokenizer, tmp_path / "out")
+
+
 def interrupted(after: int) -> Callable[[Progress], None]:
     def stop(progress: Progress) -> None:
         nonlocal after

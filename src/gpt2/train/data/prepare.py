@@ -156,12 +156,8 @@ class _Job:
     def __init__(
         self, sources: Paths, tokenizer: Tokenizer, folder: Path, settings: Preparation, validation: Paths
     ) -> None:
-        held, left_held = (
-            find_sources(_paths(validation), include=settings.include, kind=settings.kind)
-            if _paths(validation)
-            else ([], [])
-        )
-        found, left = find_sources(_paths(sources), include=settings.include, kind=settings.kind)
+        held, left_held = self._found(validation, settings, folder) if _paths(validation) else ([], [])
+        found, left = self._found(sources, settings, folder)
         self.sources: list[Source] = held + found
         self.held = len(held)
         """The first so many sources are for validation."""
@@ -170,11 +166,20 @@ class _Job:
         self.evaluation_sources = find_sources(settings.decontaminate)[0] if settings.decontaminate else []
         self.total = sum(source.size for source in self.sources)
 
+    @staticmethod
+    def _found(paths: Paths, settings: Preparation, folder: Path) -> tuple[list[Source], list[str]]:
+        """The sources; what this job itself has written into a folder of them is none."""
+        found, left = find_sources(_paths(paths), include=settings.include, kind=settings.kind)
+        own = folder.resolve()
+        return [source for source in found if own not in source.path.resolve().parents], left
+
     def already_there(self) -> Tokens:
         """The finished folder, if this very job has made it."""
         tokens = Tokens(self.folder)
         index = tokens.index
         ours = self._made_from()
+        if not {"settings", "sources"} <= set(index):
+            raise InvalidRequest("the output has tokens that another program made", where=str(self.folder))
         theirs = {"settings": index["settings"], "sources": [], "evaluation": None}
         theirs["sources"] = [
             {k: source[k] for k in ("name", "bytes", "validation")} for source in index["sources"]

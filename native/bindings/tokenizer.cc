@@ -106,7 +106,7 @@ nb::list encode_batch(const Tokenizer& t, const nb::object& texts, const Allowed
 
 // A Python integer as an id; what is none, or does not fit, is an error that says where it stood.
 std::int64_t to_id(PyObject* item, const std::string& where) {
-  const nb::object index = nb::steal(PyNumber_Index(item));
+  const nb::object index = nb::steal(PyBool_Check(item) ? nullptr : PyNumber_Index(item));
   if (!index.is_valid()) {
     PyErr_Clear();
     throw Error(ErrorKind::kInvalidRequest, where, Py_TYPE(item)->tp_name, "an integer");
@@ -120,8 +120,12 @@ std::int64_t to_id(PyObject* item, const std::string& where) {
 }
 
 std::vector<std::int64_t> ids_of(const nb::object& ids) {
-  nb::object fast = nb::steal(PySequence_Fast(ids.ptr(), "ids: expected a sequence of integers"));
-  if (!fast.is_valid()) throw nb::python_error();
+  nb::object fast = nb::steal(PySequence_Fast(ids.ptr(), ""));
+  if (!fast.is_valid()) {
+    nb::python_error fault;
+    if (!fault.matches(PyExc_TypeError)) throw fault;
+    throw Error(ErrorKind::kInvalidRequest, "token ids", Py_TYPE(ids.ptr())->tp_name, "a sequence of integers");
+  }
   std::vector<std::int64_t> out(static_cast<std::size_t>(PySequence_Fast_GET_SIZE(fast.ptr())));
   for (std::size_t i = 0; i < out.size(); ++i) {
     PyObject* item = PySequence_Fast_GET_ITEM(fast.ptr(), static_cast<Py_ssize_t>(i));
@@ -219,9 +223,13 @@ void bind_class(nb::module_& m) {
       .def("encode_with_offsets", &encode_with_offsets, nb::arg("text").none(), nb::arg("allowed"),
            nb::arg("characters"))
       .def("encode_batch", &encode_batch)
-      .def("decode", [](const Tokenizer& t, const nb::object& ids, bool skip) { return to_text(decode(t, ids, skip)); })
-      .def("decode_bytes",
-           [](const Tokenizer& t, const nb::object& ids, bool skip) { return to_bytes(decode(t, ids, skip)); })
+      .def(
+          "decode", [](const Tokenizer& t, const nb::object& ids, bool skip) { return to_text(decode(t, ids, skip)); },
+          nb::arg().none(), nb::arg())
+      .def(
+          "decode_bytes",
+          [](const Tokenizer& t, const nb::object& ids, bool skip) { return to_bytes(decode(t, ids, skip)); },
+          nb::arg().none(), nb::arg())
       .def("token_bytes",
            [](const Tokenizer& t, const nb::object& number) {
              const std::int64_t id = to_id(number.ptr(), "token id");

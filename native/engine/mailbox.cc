@@ -59,6 +59,10 @@ std::uint64_t Mailbox::submit(Request request) {
   if (request.unread == 0) refuse("unread", "0", "at least 1");
   if (!(request.timeout >= 0)) refuse("timeout", std::to_string(request.timeout), "0 or more seconds");
 
+  {  // before there is a job for each: thousands of millions of them would take all memory
+    const std::lock_guard<std::mutex> lock(engine_.mutex_);
+    engine_.scheduler_.require_place(request.alternatives);
+  }
   const scheduler::Space space = engine_.space_of(request.adapter, request.salt);
   const std::int64_t deadline = deadline_after(request.timeout);
   std::vector<std::unique_ptr<Job>> jobs;

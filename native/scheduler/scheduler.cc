@@ -51,10 +51,12 @@ void Scheduler::submit(Sequence* const* alternatives, std::size_t count) {
 }
 
 void Scheduler::require_place(std::size_t count) const {
-  const std::size_t live = submitted_ + requests_;
-  if (live + count <= limits_.max_running + limits_.max_waiting) return;
-  throw Error(ErrorKind::kOverloaded, "the queue is full", std::to_string(live) + " requests in it and running",
-              "at most " + std::to_string(limits_.max_running + limits_.max_waiting), "try again later");
+  const std::size_t live = submitted_ + requests_, most = limits_.max_running + limits_.max_waiting;
+  if (live + count <= most) return;
+  const std::string more = count > 1 ? ", and " + std::to_string(count) + " more" : "";
+  throw Error(ErrorKind::kOverloaded, "the queue is full", std::to_string(live) + " requests in it and running" + more,
+              "at most " + std::to_string(most),
+              count > most ? "fewer alternatives, or a larger max_queue" : "try again later");
 }
 
 void Scheduler::enqueue(Sequence& held) {

@@ -83,6 +83,8 @@ class Scheduler {
   // The alternatives of one request; all but the first are held until fork(). Throws kInvalidRequest when their window
   // can never fit the pool, kOverloaded when running and queue are full.
   void submit(Sequence* const* alternatives, std::size_t count);
+  // Throws kOverloaded when so many more are too many.
+  void require_place(std::size_t count) const;
 
   // The next step. The reference is good until the next call.
   const Plan& plan(std::int64_t now);
@@ -146,7 +148,6 @@ class Scheduler {
   void preempt(Sequence& s);
   void release_blocks(Sequence& s);
   void queue(Sequence& s);
-  void require_place(std::size_t count) const;
 
   // branches.cc
   void resume();

@@ -22,6 +22,7 @@ from gpt2.config import GPT2Config
 from gpt2.decoding import SamplingParams, Template, as_template
 from gpt2.decoding.params import Truncate
 from gpt2.decoding.strategies.grammar import structure_of
+from gpt2.engine import checks
 from gpt2.engine.adapters import AdapterInfo, Adapters
 from gpt2.engine.asynchronous import Dispatcher
 from gpt2.engine.generation import Generation
@@ -330,8 +331,6 @@ class LanguageModel:
             raise InvalidRequest(
                 "stop strings need a tokenizer, and this model has none", hint="stop_token_ids"
             )
-        if timeout is not None and not timeout > 0:
-            raise InvalidRequest("timeout", got=timeout, expected="a positive number of seconds, or None")
         seed = params.seed if params.seed is not None else secrets.randbits(63)
         settled = settle(params, seed, self.config, self._tokenizer)
         return Generation(
@@ -340,8 +339,8 @@ class LanguageModel:
             self._tokenizer,
             settled,
             seed,
-            salt=salt,
-            timeout=timeout,
+            salt=checks.salt(salt),
+            timeout=checks.seconds("timeout", timeout),
             heal=self._structures.heal if params.token_healing else None,
             strategy=helpers.strategy(self._structures.strategy_for(settled), settled),
             # A caller's code, and a stranger's grammar, may take any time.
@@ -359,9 +358,8 @@ class LanguageModel:
         """Unnormalised log-probabilities after each position, float32 [T, V]; with `first`, of positions
         first.. alone."""
         array = self._window_ids(ids)
-        if not 0 <= first < array.size:
-            raise InvalidRequest("first", got=first, expected=f"0 to {array.size - 1}")
-        return cast(Floats, self._native.logits(array, first, self._adapters.get(adapter)))
+        checked = checks.whole("first", first, 0, int(array.size) - 1, source="the number of ids")
+        return cast(Floats, self._native.logits(array, checked, self._adapters.get(adapter)))
 
     def hidden_states(self, ids: Sequence[int] | npt.NDArray[Any], *, adapter: str | None = None) -> Floats:
         """The residual stream, float32 [L + 1, T, C]: after the embedding, after each block, and the last
@@ -407,6 +405,7 @@ class LanguageModel:
         prefix stays in the engine: the same text with a few letters more costs only what is new.
 
         Args:
+            n: 1 to 256, as many as go through the model together.
             max_new_tokens: of each alternative, with the tokens that repeat the end of the prefix.
             truncate: where to cut a prefix that does not fit the window; None: it is PromptTooLong.
             salt, adapter: as in generate().
@@ -414,13 +413,14 @@ class LanguageModel:
         Raises:
             InvalidRequest (PromptTooLong), Overloaded, OutOfMemory.
         """
+        checks.whole("n", n, 1, 256)
         params = SamplingParams(
             temperature=0.0, n=n, max_new_tokens=max_new_tokens, logprobs=0, truncate=truncate
         )
         ids, _ = encode_prompt(prefix, params, self.config, self._tokenizer)
         healed = self._structures.heal(ids.tolist())
         return self._suggester.suggest(
-            healed, self._structures.index, params, salt, self._adapters.get(adapter)
+            healed, self._structures.index, params, checks.salt(salt), self._adapters.get(adapter)
         )
 
     def score(self, text: Prompt, *, stride: int | None = None, adapter: str | None = None) -> Score:
@@ -452,10 +452,7 @@ class LanguageModel:
         if pooling not in get_args(Pooling):
             raise InvalidRequest("pooling", got=repr(pooling), expected=" | ".join(get_args(Pooling)))
         states = self.config.n_layer + 1
-        if isinstance(layer, bool) or not isinstance(layer, int) or not -states <= layer < states:
-            raise InvalidRequest(
-                "layer", got=repr(layer), expected=f"{-states} to {states - 1}", source="n_layer"
-            )
+        checks.whole("layer", layer, -states, states - 1, source="n_layer")
         many = [cast(Prompt, texts)] if is_one_prompt(texts) else list(cast("Iterable[Prompt]", texts))
         found = self._adapters.get(adapter)
         ids = [encode_prompt(prompt, SamplingParams(), self.config, self._tokenizer)[0] for prompt in many]

@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from gpt2.config import GPT2Config
 from gpt2.decoding import SamplingParams
+from gpt2.decoding.options.values import shown
 from gpt2.errors import InvalidRequest, PromptTooLong
 from gpt2.protocols import Cut
 from gpt2.tokenizer import Tokenizer
@@ -21,17 +22,22 @@ from gpt2.tokenizer import Tokenizer
 Ids: TypeAlias = npt.NDArray[np.int32]
 Prompt: TypeAlias = "str | Sequence[int] | npt.NDArray[Any]"
 
+_BYTES = (bytes, bytearray, memoryview)
+"""Sequences of numbers that are more likely meant as text."""
+
 
 def as_ids(values: Sequence[int] | npt.NDArray[Any], vocab_size: int) -> Ids:
     """int32 [T] from any sequence of whole numbers. Raises InvalidRequest with the position of a wrong
     one."""
-    if isinstance(values, (str, bytes)):
+    if isinstance(values, (str, *_BYTES)):
         raise InvalidRequest(
             "token ids",
             got=type(values).__name__,
             expected="a sequence of whole numbers",
             hint="encode the text first: lm.tokenizer.encode(text)",
         )
+    if isinstance(values, Sequence) and not isinstance(values, range):
+        _require_whole(values, vocab_size)  # before numpy finds a common type: of True it makes 1
     try:
         array = np.asarray(values)
     except (ValueError, OverflowError) as error:
@@ -58,12 +64,41 @@ def as_ids(values: Sequence[int] | npt.NDArray[Any], vocab_size: int) -> Ids:
     return np.ascontiguousarray(array, dtype=np.int32)
 
 
+def _require_whole(values: Sequence[Any], vocab_size: int) -> None:
+    """Refuses what is no id, by its position, if the values are no longer sequences themselves."""
+    kinds = set(map(type, values))
+    if kinds == {int} and min(values) >= -(2**63) and max(values) < 2**63:
+        return  # the usual case, checked at the speed of C
+    for at, value in enumerate(values):
+        if isinstance(value, (Sequence, np.ndarray)) and not isinstance(value, (str, *_BYTES)):
+            continue
+        known = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+        if not known or not 0 <= value < vocab_size:
+            raise InvalidRequest(
+                f"token id at position {at}",
+                got=value if known else f"{shown(value)} ({type(value).__name__})",
+                expected=f"a whole number, 0 to {vocab_size - 1}",
+                source="vocab_size",
+            )
+
+
+def ids_or_none(values: object, vocab_size: int) -> Ids:
+    """as_ids(), and int32 [0] for a sequence without elements; whatever else is InvalidRequest."""
+    fits = isinstance(values, (Sequence, np.ndarray)) and not isinstance(values, _BYTES)
+    if not fits or getattr(values, "ndim", 1) == 0:
+        raise InvalidRequest(
+            "prompt", got=type(values).__name__, expected="a text, or a sequence of token ids"
+        )
+    given = cast("Sequence[int]", values)
+    return as_ids(given, vocab_size) if len(given) else np.empty(0, dtype=np.int32)
+
+
 def is_one_prompt(prompt: object) -> bool:
     """False for a sequence of prompts (an empty one, too); True for whatever else, right or wrong."""
     if isinstance(prompt, (str, bytes)):
         return True
     if isinstance(prompt, np.ndarray):
-        return prompt.ndim == 1
+        return prompt.ndim < 2
     if not isinstance(prompt, Iterable):
         return True
     return (
@@ -107,13 +142,8 @@ def encode_prompt(
             )
         allowed = tuple(tokenizer.special_tokens) if params.allow_special else ()
         ids = np.asarray(tokenizer.encode(prompt, allowed_special=allowed), dtype=np.int32)
-    elif not isinstance(prompt, (Sequence, np.ndarray)) or isinstance(prompt, (bytes, bytearray)):
-        raise InvalidRequest(
-            "prompt", got=type(prompt).__name__, expected="a text, or a sequence of token ids"
-        )
     else:
-        given = cast("Sequence[int]", prompt)
-        ids = as_ids(given, config.vocab_size) if len(given) else np.empty(0, dtype=np.int32)
+        ids = ids_or_none(prompt, config.vocab_size)
     if ids.size == 0:
         return np.array([start_id(config, tokenizer)], dtype=np.int32), None
     if ids.size <= config.n_positions:

@@ -14,7 +14,8 @@ import numpy.typing as npt
 
 from gpt2 import _native
 from gpt2.config import GPT2Config
-from gpt2.engine.prompts import Ids, Prompt, as_ids, start_id, too_long
+from gpt2.engine.checks import whole
+from gpt2.engine.prompts import Ids, Prompt, ids_or_none, start_id, too_long
 from gpt2.errors import InvalidRequest, PromptTooLong
 from gpt2.protocols import Pooling, Score
 from gpt2.tokenizer import Tokenizer
@@ -33,8 +34,8 @@ def score_text(
     """See LanguageModel.score."""
     ids = _with_start(text, config, tokenizer)
     window = config.n_positions
-    if stride is not None and (isinstance(stride, bool) or not 1 <= stride <= window):
-        raise InvalidRequest("stride", got=repr(stride), expected=f"1 to {window} (n_positions), or None")
+    if stride is not None:
+        whole("stride", stride, 1, window, source="n_positions; None scores one window")
     if ids.size - 1 > window and stride is None:
         error = too_long(int(ids.size) - 1, window)
         raise PromptTooLong(
@@ -74,7 +75,7 @@ def _with_start(text: Prompt, config: GPT2Config, tokenizer: Tokenizer | None) -
     """The start token and the ids of the text."""
     start = np.array([start_id(config, tokenizer)], dtype=np.int32)
     if not isinstance(text, str):
-        ids = as_ids(text, config.vocab_size) if len(text) else np.empty(0, dtype=np.int32)
+        ids = ids_or_none(text, config.vocab_size)
     elif tokenizer is None:
         raise InvalidRequest("the model has no tokenizer, so that a text cannot be scored", hint="token ids")
     else:

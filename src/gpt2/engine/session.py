@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from gpt2.decoding import SamplingParams, Template
 from gpt2.decoding.seeds import draw_seed
 from gpt2.engine.history import kept_tokens, window_after, window_at_start
-from gpt2.engine.prompts import Prompt, as_ids, start_id
+from gpt2.engine.prompts import Prompt, ids_or_none, start_id
 from gpt2.engine.reply import Begun, Reply, Said
 from gpt2.errors import InvalidRequest, PromptTooLong
 from gpt2.protocols import Completion, FinishReason
@@ -271,7 +271,7 @@ class Session:
         if isinstance(text, str):
             special = self.model.tokenizer.special_tokens if self._params.allow_special else ()
             return self.model.tokenizer.encode(text, allowed_special=tuple(special)), text
-        ids = as_ids(text, self.model.config.vocab_size).tolist() if len(text) else []
+        ids = ids_or_none(text, self.model.config.vocab_size).tolist()
         return ids, tokenizer.decode(ids) if tokenizer is not None else ""
 
     def _add(

@@ -49,12 +49,16 @@ class Rule:
     hint: str | None = None
 
     def checked(self, value: Any) -> Any:
+        likely = None
         try:
             return self.accept(value)
+        except UnicodeEncodeError:
+            likely = "it has a lone surrogate (half of a UTF-16 pair), which is no character"
         except (TypeError, ValueError, OverflowError):
-            raise InvalidRequest(
-                self.spec.name, got=shown(value), expected=self.spec.range, hint=self.hint
-            ) from None
+            pass
+        raise InvalidRequest(
+            self.spec.name, got=shown(value), expected=self.spec.range, likely=likely, hint=self.hint
+        )
 
 
 def row(

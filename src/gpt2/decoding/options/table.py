@@ -56,17 +56,17 @@ _REST = (
         example='logprobs=3',
     ),
     row(
-        "n", int, 1, integer(1, 2**32 - 1), "a whole number, 1 or more",
+        "n", int, 1, integer(1, 2**16), "a whole number in [1, 65536]",
         "How many alternatives to generate; the k-th is the same whatever n is.",
         example='n=2',
     ),
     row(
-        "num_return_sequences", int, None, optional(integer(1, 2**32 - 1)), "a whole number, 1 or more",
+        "num_return_sequences", int, None, optional(integer(1, 2**16)), "a whole number in [1, 65536]",
         "Another name of n.",
         example='num_return_sequences=2',
     ),
     row(
-        "best_of", int, None, optional(integer(1, 2**16)), "a whole number, 1 or more",
+        "best_of", int, None, optional(integer(1, 2**16)), "a whole number in [1, 65536]",
         "Draw this many alternatives and keep the n whose tokens are on average the most probable.",
         formula="rank by the mean of ln p of the tokens, p at temperature 1 without rules",
         example='best_of=4, n=2',

@@ -69,15 +69,13 @@ def boolean(value: Any) -> bool:
 def strings(value: Any) -> tuple[str, ...]:
     """Accepts one string or several; none may be empty, since that would stop before the first character."""
     items = (value,) if isinstance(value, str) else tuple(() if value is None else value)
-    if not all(isinstance(item, str) and item for item in items):
-        raise ValueError
-    return items
+    return tuple(some_text(item) for item in items)
 
 
 def some_text(value: Any) -> str:
     if not isinstance(value, str) or not value:
         raise ValueError
-    return value
+    return text(value)
 
 
 def schema(value: Any) -> str:
@@ -89,7 +87,7 @@ def schema(value: Any) -> str:
         schema = json.loads(value) if isinstance(value, str) else value
         if not isinstance(schema, Mapping):
             raise TypeError
-        return json.dumps(dict(schema), ensure_ascii=False, allow_nan=False)
+        return text(json.dumps(dict(schema), ensure_ascii=False, allow_nan=False))
     except RecursionError:
         raise ValueError from None
 
@@ -101,8 +99,10 @@ def ids(value: Any) -> tuple[int, ...]:
 
 
 def text(value: Any) -> str:
+    """Accepts a string that UTF-8 can write: half a surrogate pair is no character (UnicodeEncodeError)."""
     if not isinstance(value, str):
         raise TypeError
+    value.encode()
     return value
 
 
@@ -131,7 +131,10 @@ def dola_layers(value: Any) -> str | tuple[int, ...] | None:
 
 
 def _not_text(value: Any) -> Any:
-    if isinstance(value, (str, bytes, bool)):
+    """What may be a number: no text, no array, and neither True nor numpy's or PyTorch's."""
+    if isinstance(value, (str, bytes, bool)) or getattr(value, "ndim", 0) != 0:
+        raise TypeError
+    if str(getattr(value, "dtype", "")).endswith("bool"):
         raise TypeError
     return value
 

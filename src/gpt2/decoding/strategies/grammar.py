@@ -300,4 +300,5 @@ def _source(structure: Structure) -> str:
 def _refusal(what: str, words: str, hint: str | None = None) -> InvalidRequest:
     """llguidance's words without the state of its parser, and not all of a long grammar again."""
     said = words.split("\n<")[0].strip() or "nothing can be generated"
-    return InvalidRequest(what, got=said if len(said) <= 400 else said[:397] + "...", hint=hint)
+    got = said if len(said) <= 400 else said[:397] + "..."
+    return InvalidRequest(what, got=got, expected="what llguidance takes, and some text can obey", hint=hint)

@@ -101,12 +101,7 @@ float Candidates::kth_largest(std::size_t k) {
 }
 
 // weight_[i] = exp(z_[i]) of the candidates; returns their sum.
-double Candidates::weigh() {
-  exp_all(z_.data(), count_, weight_.data());
-  double total = 0.0;
-  for (std::size_t i = 0; i < count_; ++i) total += static_cast<double>(weight_[i]);
-  return total;
-}
+double Candidates::weigh() { return exp_all(z_.data(), count_, weight_.data()); }
 
 double Candidates::total_weight() { return whole_ ? sum_exp(x_, z_.size(), to_z(), nullptr) : weigh(); }
 
@@ -287,12 +282,11 @@ void Candidates::top_h(double part) {
 // In order of |surprise - entropy|, which is |z - mean z|, until p is reached; ties with the last stay.
 void Candidates::typical_p(double p) {
   if (whole_) gather_above(kEveryFinite);
-  const Sums s = current_sums();
+  const Sums s = sums(z_.data(), count_, ToExponent{0.0f, 1.0f}, weight_.data());
   const double mean = s.weighted_z / s.weight;
   rank_.resize(z_.size());
   for (std::size_t i = 0; i < count_; ++i) rank_[i] = -static_cast<float>(std::abs(static_cast<double>(z_[i]) - mean));
-  const double total = weigh();
-  const std::size_t cut = crossing(rank_, p * total);
+  const std::size_t cut = crossing(rank_, p * s.weight);
   if (cut == count_ || count_ <= min_keep_) return;
   float least = rank_[cut];
   if (min_keep_ > 1 && count_ > min_keep_) {

@@ -26,6 +26,10 @@ inline Floats4 load4(const float* x) {
   return v;
 }
 
+// The first and the last two lanes, exactly.
+inline Doubles2 low2(Floats4 v) { return __builtin_convertvector(__builtin_shufflevector(v, v, 0, 1), Doubles2); }
+inline Doubles2 high2(Floats4 v) { return __builtin_convertvector(__builtin_shufflevector(v, v, 2, 3), Doubles2); }
+
 // F is float with I = std::int32_t, or Floats4 with I = Ints4: the same operations, so the same bits.
 template <typename F, typename I>
 inline F exp_nonpositive_of(F z) {

@@ -36,10 +36,8 @@ double sum_exp_of_block(const float* x, ToExponent to_z) {
   for (std::size_t i = 0; i < kBlock; i += 8) {
     const Floats4 a = exp_nonpositive((load4(x + i) - largest) / temperature);
     const Floats4 b = exp_nonpositive((load4(x + i + 4) - largest) / temperature);
-    lane[0] += Doubles2{static_cast<double>(a[0]), static_cast<double>(a[1])};
-    lane[1] += Doubles2{static_cast<double>(a[2]), static_cast<double>(a[3])};
-    lane[2] += Doubles2{static_cast<double>(b[0]), static_cast<double>(b[1])};
-    lane[3] += Doubles2{static_cast<double>(b[2]), static_cast<double>(b[3])};
+    lane[0] += low2(a), lane[1] += high2(a);
+    lane[2] += low2(b), lane[3] += high2(b);
   }
   const Doubles2 sum = (lane[0] + lane[1]) + (lane[2] + lane[3]);
   return sum[0] + sum[1];
@@ -91,36 +89,73 @@ double sum_exp(const float* x, std::size_t n, ToExponent to_z, double* block_sum
   return total;
 }
 
-Sums sums(const float* x, std::size_t n, ToExponent to_z) {
-  // Four sums side by side, so that each addition need not wait for the one before it.
-  double weight[4] = {}, weighted_z[4] = {}, z1[4] = {}, z2[4] = {};
-  std::size_t count[4] = {};
-  const Floats4 largest = Floats4{} + to_z.largest, temperature = Floats4{} + to_z.temperature;
-  for (std::size_t i = 0; i < n; i += 4) {
-    Floats4 v = Floats4{} - kInf;
-    std::memcpy(&v, x + i, std::min<std::size_t>(4, n - i) * sizeof(float));
-    const Floats4 z = (v - largest) / temperature, w = exp_nonpositive(z);
-    for (int j = 0; j < 4; ++j) {
-      const bool finite = z[j] > -kInf;
-      const double d = finite ? static_cast<double>(z[j]) : 0.0, e = static_cast<double>(w[j]);
-      count[j] += finite ? 1 : 0;
-      weight[j] += e;
-      weighted_z[j] += e * d;
-      z1[j] += d;
-      z2[j] += d * d;
-    }
+namespace {
+
+// Four sums of doubles side by side: lane j has the elements j, j + 4, ... Two registers, so that the compiler keeps
+// all of Sums in registers, and each addition need not wait for the one before it.
+struct Lanes {
+  Doubles2 low{}, high{};
+  double all() const { return (low[0] + low[1]) + (high[0] + high[1]); }
+};
+
+struct SumLanes {
+  Lanes weight, weighted_z, z, z2;
+  Ints4 finite{};
+
+  // Adds four values; the weight of each, which it returns, is 0 where z is -inf.
+  Floats4 add(Floats4 z_or_inf) {
+    const Ints4 is_finite = z_or_inf > -kInf;
+    const Floats4 d = is_finite ? z_or_inf : Floats4{}, w = exp_nonpositive(z_or_inf);
+    finite -= is_finite;  // true is -1
+    const Doubles2 d_low = low2(d), d_high = high2(d), w_low = low2(w), w_high = high2(w);
+    weight.low += w_low, weight.high += w_high;
+    weighted_z.low += w_low * d_low, weighted_z.high += w_high * d_high;
+    z.low += d_low, z.high += d_high;
+    z2.low += d_low * d_low, z2.high += d_high * d_high;
+    return w;
   }
-  const auto all = [](const auto* lane) { return (lane[0] + lane[1]) + (lane[2] + lane[3]); };
-  return {all(count), all(weight), all(weighted_z), all(z1), all(z2)};
+};
+
+// Up to four values, and -inf for the rest.
+Floats4 load_rest(const float* x, std::size_t n) {
+  Floats4 v = Floats4{} - kInf;
+  std::memcpy(&v, x, n * sizeof(float));
+  return v;
 }
 
-void exp_all(const float* z, std::size_t n, float* out) {
+}  // namespace
+
+Sums sums(const float* x, std::size_t n, ToExponent to_z, float* weight) {
+  SumLanes lanes;
+  const Floats4 largest = Floats4{} + to_z.largest, temperature = Floats4{} + to_z.temperature;
+  std::size_t i = 0;
+  for (; i + 4 <= n; i += 4) {
+    const Floats4 w = lanes.add((load4(x + i) - largest) / temperature);
+    if (weight != nullptr) std::memcpy(weight + i, &w, sizeof w);
+  }
+  if (i < n) {
+    const Floats4 w = lanes.add((load_rest(x + i, n - i) - largest) / temperature);
+    if (weight != nullptr) std::memcpy(weight + i, &w, (n - i) * sizeof(float));
+  }
+  std::size_t count = 0;
+  for (int j = 0; j < 4; ++j) count += static_cast<std::size_t>(lanes.finite[j]);
+  return {count, lanes.weight.all(), lanes.weighted_z.all(), lanes.z.all(), lanes.z2.all()};
+}
+
+double exp_all(const float* z, std::size_t n, float* out) {
+  Lanes total;
   std::size_t i = 0;
   for (; i + 4 <= n; i += 4) {
     const Floats4 w = exp_nonpositive(load4(z + i));
     std::memcpy(out + i, &w, sizeof w);
+    total.low += low2(w), total.high += high2(w);
   }
-  for (; i < n; ++i) out[i] = exp_nonpositive(z[i]);
+  if (i < n) {
+    const Floats4 w = exp_nonpositive(load_rest(z + i, n - i));
+    std::memcpy(out + i, &w, (n - i) * sizeof(float));
+    total.low += low2(w), total.high += high2(w);
+  }
+  return total.all();
 }
 
 std::size_t gather(const float* x, std::size_t n, const float* block_max, ToExponent to_z, double bound, float* out_z,
@@ -128,12 +163,13 @@ std::size_t gather(const float* x, std::size_t n, const float* block_max, ToExpo
   std::size_t count = 0;
   for (std::size_t start = 0, b = 0; start < n; start += kBlock, ++b) {
     if (static_cast<double>(to_z(block_max[b])) < bound) continue;
-    const std::size_t end = std::min(start + kBlock, n);
-    for (std::size_t i = start; i < end; ++i) {
-      const float value = to_z(x[i]);
-      out_z[count] = value;  // written always, kept if it counts: no branch to mispredict
-      out_index[count] = static_cast<std::int32_t>(i);
-      count += static_cast<double>(value) >= bound ? 1 : 0;
+    const std::size_t length = std::min(kBlock, n - start);
+    float z[kBlock];  // by itself, because the compiler then divides four at a time
+    for (std::size_t i = 0; i < length; ++i) z[i] = to_z(x[start + i]);
+    for (std::size_t i = 0; i < length; ++i) {
+      out_z[count] = z[i];  // written always, kept if it counts: no branch to mispredict
+      out_index[count] = static_cast<std::int32_t>(start + i);
+      count += static_cast<double>(z[i]) >= bound ? 1 : 0;
     }
   }
   return count;

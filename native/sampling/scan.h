@@ -42,10 +42,11 @@ struct Sums {
   double weighted_z = 0.0;   // sum of exp(z) z
   double z = 0.0, z2 = 0.0;  // sums of z and of z^2
 };
-Sums sums(const float* x, std::size_t n, ToExponent to_z);
+// weight [n], if not null, receives exp_nonpositive(z); it may be x.
+Sums sums(const float* x, std::size_t n, ToExponent to_z, float* weight = nullptr);
 
-// out[i] = exp_nonpositive(z[i]), both [n]; out may be z.
-void exp_all(const float* z, std::size_t n, float* out);
+// out[i] = exp_nonpositive(z[i]), both [n]; out may be z. Returns their sum.
+double exp_all(const float* z, std::size_t n, float* out);
 
 // Writes z and index of every x with z(x) >= bound, in the order of the index; returns how many.
 // Both outputs have room for n.

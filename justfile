@@ -26,6 +26,10 @@ docs:
     python docs/reference/print_pages.py
     python docs/reference/print_sampling.py
 
+# Python tests on an extension with AddressSanitizer and UndefinedBehaviorSanitizer; arguments go to pytest.
+sanitized *arguments:
+    python tests/sanitized.py {{arguments}}
+
 # How fast it starts, and how large it is.
 startup:
     python benchmarks/startup/run.py

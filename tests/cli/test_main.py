@@ -183,6 +183,6 @@ def test_closed_stdout_is_no_crash() -> None:
 def test_the_table_of_commands_is_all_there_is() -> None:
     """Every file of the room is a command of the table or one of the shared pieces."""
     here = {path.stem for path in Path(generate_command.__file__).parent.glob("*.py")}
-    assert here - {"__init__", "main", "arguments", "terminal", "chat_commands"} == {
+    assert here - {"__init__", "main", "arguments", "terminal", "chat_commands", "training"} == {
         module.rpartition(".")[2] for module, _ in main.COMMANDS.values()
     }

@@ -1,11 +1,11 @@
 """What a run did to its model, measured with the engine on the files that a user will load.
 
-    domain       perplexity and bits per byte on held-out documents, before and after general      the same on
-    a text of another kind (forgetting); without one, on what the model wrote before it
-                 was tuned, which is all that it knew
-    memorised    how much of what it writes stands in the training text word for word (memorised.py): from
-                 nothing, and asked with the beginnings of training documents
-    samples      for reading: fixed prompts, fixed seeds
+    held_out         perplexity and bits per byte on held-out documents, before and after
+    general          the same on a text of another kind, if one is named (forgetting)
+    written_before   the same on what the model wrote before it was tuned, which is all that it knew
+    memorised        how much of what it writes stands in the training text word for word (memorised.py):
+                     from nothing, and asked with the beginnings of training documents
+    samples          for reading: fixed prompts, fixed seeds
 
 Knows no PyTorch and no loop.
 """

@@ -1,10 +1,10 @@
 """Tokens on the disk: one folder, mapped, never read whole (docs/formats/tokens.md).
 
-    index.json              what is there: tokenizer, settings, sources, a table of the shards with their
-    SHA-256 train-00000.bin         tokens, uint16 where V <= 65,536, else uint32, little-endian
+    index.json              what is there: tokenizer, settings, sources, and each shard with its SHA-256
+    train-00000.bin         tokens, uint16 where V <= 65,536, else uint32, little-endian
     train-00000.idx         where each document begins in the .bin, and its end: uint64 [documents + 1]
     train-00000.loss        for prompts with completions: uint64 [documents]
-    validation-00000.bin ...
+    validation-00000.bin    ...
 
 A document is stored as
 

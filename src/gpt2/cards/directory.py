@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from gpt2.errors import InvalidRequest, WeightsError
+from gpt2.weights.disk import sync_folder
 
 
 @contextmanager
@@ -70,11 +71,3 @@ def sync(folder: Path) -> None:
         finally:
             os.close(handle)
     sync_folder(folder)
-
-
-def sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

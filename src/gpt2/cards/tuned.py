@@ -17,11 +17,12 @@ from typing import Any
 
 import gpt2
 from gpt2.cards.card import CARD, write_card
-from gpt2.cards.directory import sync, sync_folder
+from gpt2.cards.directory import sync
 from gpt2.cards.quantised import COPIED, DTYPE_KEYS
 from gpt2.config import GPT2Config
 from gpt2.errors import WeightsError
 from gpt2.weights import Tensor, fingerprint, save_safetensors
+from gpt2.weights.disk import sync_folder
 from gpt2.weights.tensor import Array
 
 SCRATCH = ".model.part"

@@ -19,6 +19,7 @@ from gpt2.engine.identity import Identity
 from gpt2.engine.session import Session, Turn
 from gpt2.errors import CorruptFile, InvalidRequest, SessionError, SessionMismatch
 from gpt2.protocols import FinishReason
+from gpt2.weights.disk import sync_folder
 from gpt2.weights.strict_json import clip, load_object
 
 if TYPE_CHECKING:
@@ -74,11 +75,7 @@ def _write(file: Path, data: bytes) -> None:
         with contextlib.suppress(OSError):
             os.unlink(temporary)
         raise
-    folder = os.open(file.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)  # the name is on the disk, too
-    finally:
-        os.close(folder)
+    sync_folder(file.parent)
 
 
 def _record(session: Session) -> dict[str, Any]:

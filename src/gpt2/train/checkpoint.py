@@ -29,6 +29,7 @@ from typing import Any
 
 from gpt2.errors import CheckpointError, CorruptFile, Error, FolderInUse
 from gpt2.weights import Tensor, read_safetensors, save_safetensors
+from gpt2.weights.disk import sha256_of, sync_folder
 from gpt2.weights.tensor import Array
 
 MANIFEST = "manifest.json"
@@ -98,13 +99,13 @@ class Store:
             files = {}
             for part, tensors in parts.items():
                 path = save_safetensors(scratch / f"{part}.safetensors", tensors)
-                files[path.name] = {"bytes": path.stat().st_size, "sha256": _sha256(path)}
+                files[path.name] = {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
             _write(scratch / MANIFEST, _manifest(step, dict(facts), files))
-            _sync_folder(scratch)
+            sync_folder(scratch)
             if target.exists():  # the same step of a run that was cut and took this way again
                 self._remove(target)
             os.rename(scratch, target)
-            _sync_folder(self.folder)
+            sync_folder(self.folder)
             read(target)
         except (OSError, Error) as error:
             shutil.rmtree(scratch, ignore_errors=True)
@@ -201,7 +202,7 @@ def read(path: Path) -> Checkpoint:
     for name, said in manifest["files"].items():
         file = path / os.path.basename(name)
         try:
-            size, digest = file.stat().st_size, _sha256(file)
+            size, digest = file.stat().st_size, sha256_of(file)
         except OSError as error:
             raise CorruptFile(f"{name} cannot be read: {error.strerror}", where=str(path)) from None
         if size != said["bytes"] or digest != said["sha256"]:
@@ -239,21 +240,8 @@ def _read_manifest(path: Path) -> dict[str, Any]:
     return dict(body)
 
 
-def _sha256(path: Path) -> str:
-    with open(path, "rb", buffering=0) as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _write(path: Path, data: bytes) -> None:
     with open(path, "wb") as file:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

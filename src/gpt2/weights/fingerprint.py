@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gpt2.errors import ModelNotFound, WeightsError
+from gpt2.weights.disk import sha256_of
 
 # A card states the fingerprint of what it travels with, so it cannot be part of it.
 NOT_COUNTED = ("card.json",)
@@ -42,19 +43,12 @@ def fingerprint(path: str | os.PathLike[str]) -> Fingerprint:
         if target.is_dir():
             names = sorted(entry.name for entry in os.scandir(target) if entry.is_file())
             names = [name for name in names if not name.startswith(".") and name not in NOT_COUNTED]
-            files = {name: _sha256(target / name) for name in names}
+            files = {name: sha256_of(target / name) for name in names}
         else:
-            files = {target.name: _sha256(target)}
+            files = {target.name: sha256_of(target)}
     except FileNotFoundError:
         raise ModelNotFound("there is no such file", where=str(target)) from None
     except OSError as error:
         raise WeightsError("the file cannot be read", where=str(target), got=error.strerror) from None
     whole = hashlib.sha256("".join(f"{name}\0{value}\n" for name, value in files.items()).encode("utf-8"))
     return Fingerprint(files, whole.hexdigest())
-
-
-def _sha256(path: Path) -> str:
-    import hashlib
-
-    with open(path, "rb", buffering=0) as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from gpt2.errors import CorruptFile, InvalidRequest, WeightsError
+from gpt2.weights.disk import sync_folder
 from gpt2.weights.strict_json import clip, load_object
 from gpt2.weights.tensor import NUMPY_OF, Array, MappedFile, Tensor, Weights
 
@@ -240,8 +241,4 @@ def _write_atomically(target: Path, chunks: list[bytes | Array]) -> None:
     except BaseException:
         os.unlink(scratch)
         raise
-    folder = os.open(target.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)  # the rename itself must survive a power cut
-    finally:
-        os.close(folder)
+    sync_folder(target.parent)

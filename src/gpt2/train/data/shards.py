@@ -35,6 +35,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gpt2.errors import DataError, InvalidRequest
+from gpt2.weights.disk import sha256_of, sync_folder
 
 FORMAT = "gpt2-tokens"
 VERSION = 1
@@ -234,8 +235,7 @@ class Tokens:
 def file_hash(path: Path) -> str:
     """SHA-256 of a file, hexadecimal."""
     try:
-        with path.open("rb", buffering=0) as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return sha256_of(path)
     except OSError as error:
         raise DataError("cannot be read", where=str(path), got=error.strerror) from None
 
@@ -358,15 +358,6 @@ def write_index(folder: Path, facts: Mapping[str, Any]) -> None:
         os.fsync(file.fileno())
     os.replace(scratch, folder / INDEX)
     sync_folder(folder)
-
-
-def sync_folder(folder: Path) -> None:
-    """The names in the folder are on the disk when this returns."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 # --- reading what nobody has vouched for ---

@@ -1,6 +1,6 @@
-"""Measure the exported demo model on the held-out novels: bits per byte, beside its baselines.
+"""Measure the bundled model on the held-out novels: bits per byte, beside its baselines.
 
-    python recipes/demo/evaluate.py --data OUT/data --model src/gpt2/assets/demo --log OUT/run/log.jsonl
+    python recipes/demo/evaluate.py --data OUT/data --model OUT/model --log OUT/model/run/log.jsonl
 
 Writes results.json and learning-curve.svg beside this file.
 
@@ -8,7 +8,7 @@ The protocol. Each held-out novel is one document that starts from <|endoftext|>
 text is tokenised and every token is scored exactly once, so every byte is; bits per byte are the sum of -log2
 p over all five novels divided by the number of their bytes. Windows are n_positions long. The headline figure
 moves the window by half its length and scores what was not scored before; the figure without overlap is given
-too. The weights are those of the exported bfloat16 file, the arithmetic is float32.
+too. The weights are those of the model directory, the arithmetic is float32.
 """
 
 from __future__ import annotations
@@ -16,80 +16,27 @@ from __future__ import annotations
 import argparse
 import json
 import math
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from baselines import KneserNey, compressed_bits_per_byte
-from export import MODULES
-from safetensors.torch import load_file
 
-from model import DemoGPT2, Shape
+import gpt2
 
 HERE = Path(__file__).parent
 
 
-def load_exported(folder: Path) -> DemoGPT2:
-    """The exported weights in float32: the names and the layout of export.py, undone."""
-    fields = json.loads((folder / "config.json").read_text("utf-8"))
-    model = DemoGPT2(Shape(**{name: fields[name] for name in Shape.__dataclass_fields__}))
-    ours = {theirs: name for name, theirs in MODULES.items()}
-    state = {}
-    for name, tensor in load_file(folder / "model.safetensors").items():
-        tensor = tensor.float()
-        for theirs, module in ours.items():
-            if f".{theirs}." in name:
-                name = name.replace(theirs, module)
-                tensor = tensor.t() if name.endswith("weight") else tensor
-        inner = name.startswith(("h.", "ln_f."))
-        state["blocks." + name if inner else name] = tensor
-    model.load_state_dict(state)
-    return model.eval()
+def network_bits(model: gpt2.LanguageModel, text: str, stride: int) -> float:
+    """-log2 of the probability of a text."""
+    return -model.score(text, stride=stride).total / math.log(2)
 
 
-def windows(tokens: int, length: int, stride: int) -> list[tuple[int, int, int]]:
-    """(start, end, first scored) of the targets that each window predicts; together they cover 1..tokens-1
-    once.
-
-    Example: 7 tokens, length 4, stride 2 -> (0, 4, 0), (2, 6, 2): targets 1..4, then 5..6.
-    """
-    found, scored, start = [], 0, 0
-    targets = tokens - 1
-    while scored < targets:
-        end = min(start + length, targets)
-        found.append((start, end, scored - start))
-        scored, start = end, start + stride
-    return found
-
-
-@torch.no_grad()
-def network_bits(model: DemoGPT2, document: torch.Tensor, stride: int, batch: int = 8) -> float:
-    """-log2 of the probability of every token of a document [T] after its first."""
-    length = model.shape.n_positions
-    spans = windows(len(document), length, stride)
-    total = 0.0
-    for i in range(0, len(spans), batch):
-        rows = torch.zeros(batch, length, dtype=torch.long)
-        for row, (start, end, _) in zip(rows, spans[i : i + batch], strict=False):
-            row[: end - start] = document[start:end]
-        hidden = model.hidden(rows)
-        for h, (start, end, first) in zip(hidden, spans[i : i + batch], strict=False):
-            logits = h[first : end - start] @ model.wte.weight.T  # [scored, V]
-            targets = document[start + 1 + first : end + 1]
-            total += float(torch.nn.functional.cross_entropy(logits, targets, reduction="sum"))
-    return total / math.log(2)
-
-
-def learning_curve(log: Path) -> list[tuple[int, float]]:
-    """(step, held-out bits per byte) as logged by train.py; of steps that a resumed run repeats, the last."""
-    points = {}
-    for line in log.read_text("utf-8").splitlines():
-        entry = json.loads(line)
-        if "held_out_bits_per_byte" in entry:
-            points[int(entry["step"])] = float(entry["held_out_bits_per_byte"])
-    return sorted(points.items())
+def learning_curve(log: Path, bytes_per_token: float) -> list[tuple[int, float]]:
+    """(step, held-out bits per byte) of the evaluations that the run made."""
+    events = map(json.loads, log.read_text("utf-8").splitlines())
+    looks = (event for event in events if event["event"] == "evaluation")
+    return [(int(e["step"]), float(e["loss"]) / math.log(2) / bytes_per_token) for e in looks]
 
 
 def draw(points: list[tuple[int, float]], lines: dict[str, float]) -> str:
@@ -126,26 +73,26 @@ def draw(points: list[tuple[int, float]], lines: dict[str, float]) -> str:
     return "\n".join([*svg, "</svg>", ""])
 
 
-def measure(data: Path, folder: Path) -> dict[str, Any]:
+def measure(data: Path, folder: Path, threads: int) -> dict[str, Any]:
     facts = json.loads((data / "prepare.json").read_text("utf-8"))
-    text = b"".join((data / "held_out" / f"{title}.txt").read_bytes() for title in facts["held_out"])
-    ids = np.fromfile(data / "held_out.bin", np.uint16).astype(np.int64)
-    starts = [*np.flatnonzero(ids == facts["vocab_size"] - 1), len(ids)]
-    documents = [ids[a:b] for a, b in pairwise(starts)]
-    sizes = [(data / "held_out" / f"{title}.txt").stat().st_size for title in facts["held_out"]]
-    model = load_exported(folder)
-    n = model.shape.n_positions
-    half = [network_bits(model, torch.from_numpy(d), n // 2) for d in documents]
-    apart = [network_bits(model, torch.from_numpy(d), n) for d in documents]
-    ngram = KneserNey(np.fromfile(data / "train.bin", np.uint16).astype(np.int64), facts["vocab_size"])
+    model = gpt2.load(folder, threads=threads)
+    encode, end = model.tokenizer.encode, [model.tokenizer.eos_id]
+    texts = [(data / "held_out" / f"{title}.txt").read_text("utf-8") for title in facts["held_out"]]
+    documents = [np.array(end + encode(text), np.int64) for text in texts]
+    sizes = [len(text.encode()) for text in texts]
+    n, total = model.config.n_positions, sum(sizes)
+    half = [network_bits(model, text, n // 2) for text in texts]
+    apart = [network_bits(model, text, n) for text in texts]
+    read = [end + encode((data / "train" / f"{title}.txt").read_text("utf-8")) for title in facts["train"]]
+    ngram = KneserNey(np.concatenate([np.array(ids, np.int64) for ids in read]), facts["vocab_size"])
     return {
-        "held_out_bytes": len(text),
-        "held_out_tokens": len(ids),
+        "held_out_bytes": total,
+        "held_out_tokens": sum(map(len, documents)),
         "bits_per_byte": {
-            "model, stride n_positions / 2": sum(half) / len(text),
-            "model, no overlap": sum(apart) / len(text),
-            "5-gram, modified Kneser-Ney": sum(map(ngram.bits, documents)) / len(text),
-            **compressed_bits_per_byte(text),
+            "model, stride n_positions / 2": sum(half) / total,
+            "model, no overlap": sum(apart) / total,
+            "5-gram, modified Kneser-Ney": sum(map(ngram.bits, documents)) / total,
+            **compressed_bits_per_byte("".join(texts).encode()),
         },
         "by_novel": {t: h / s for t, h, s in zip(facts["held_out"], half, sizes, strict=True)},
     }
@@ -156,15 +103,16 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--data", type=Path, required=True, help="the output folder of prepare.py")
-    parser.add_argument("--model", type=Path, required=True, help="the directory that export.py wrote")
-    parser.add_argument("--log", type=Path, help="log.jsonl of train.py, for the learning curve")
+    parser.add_argument("--model", type=Path, required=True, help="the directory of the model")
+    parser.add_argument("--log", type=Path, help="the log of the run, for the learning curve")
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
-    torch.set_num_threads(args.threads)
-    results = measure(args.data, args.model)
+    results = measure(args.data, args.model, args.threads)
     results = json.loads(json.dumps(results), parse_float=lambda x: round(float(x), 4))
     if args.log:
-        results["learning_curve"] = learning_curve(args.log)
+        bytes_per_token = results["held_out_bytes"] / results["held_out_tokens"]
+        curve = learning_curve(args.log, bytes_per_token)
+        results["learning_curve"] = [(step, round(bits, 4)) for step, bits in curve]
         lines = {k: v for k, v in results["bits_per_byte"].items() if not k.startswith("model")}
         (HERE / "learning-curve.svg").write_text(draw(results["learning_curve"], lines), encoding="utf-8")
     (HERE / "results.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")

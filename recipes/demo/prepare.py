@@ -1,9 +1,8 @@
-"""Turn the novels into what the demo model is trained on: cleaned text, a split, a vocabulary, token shards.
+"""Turn the novels into what the bundled model is trained on: cleaned text, a split, a vocabulary.
 
 Reads `english-novels-100.txt.xz` (100 English novels, one `<doc title="AUTHOR_Title_YEAR">` each) and writes
-into the output folder `train/*.txt`, `held_out/*.txt`, the tokenizer files, `train.bin` and `held_out.bin`
-(uint16 ids) and `prepare.json` with the split, the counts and the sha256 of everything. The same input gives
-the same bytes.
+into the output folder `train/*.txt`, `held_out/*.txt`, the tokenizer files and `prepare.json` with the split,
+the counts and the sha256 of the vocabulary. The same input gives the same bytes.
 
 What is left out: whatever is not surely in the public domain everywhere we ship to, which we take to be a
 year after 1928 in the title, or an author who died after 1955 (of the authors here that is E. M. Forster,
@@ -32,9 +31,6 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import numpy as np
-import numpy.typing as npt
 
 from gpt2.tokenizer import Tokenizer
 
@@ -179,15 +175,6 @@ def choose_held_out(novels: list[Novel], count: int = 5) -> list[str]:
     return [n.title for n in chosen]
 
 
-def encode(tokenizer: Tokenizer, paths: list[Path]) -> npt.NDArray[np.uint16]:
-    """The documents one after another, each behind its end-of-text marker."""
-    end = np.array([tokenizer.eos_id], np.uint16)
-    parts = []
-    for path in paths:
-        parts += [end, tokenizer.encode_array(path.read_bytes()).astype(np.uint16)]
-    return np.concatenate(parts)
-
-
 def write_text(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(text.encode("utf-8"))
@@ -209,11 +196,8 @@ def prepare(corpora: Path, out: Path, vocab_size: int) -> dict[str, Any]:
     tokenizer.save(out, ("tokenizer.json", "vocab.json"))
     facts: dict[str, Any] = {"vocab_size": vocab_size, "train": train, "held_out": held_out}
     for kind in ("train", "held_out"):
-        ids = encode(tokenizer, paths[kind])
-        ids.tofile(out / f"{kind}.bin")
-        facts[f"{kind}_tokens"] = len(ids)
         facts[f"{kind}_bytes"] = sum(p.stat().st_size for p in paths[kind])
-    names = ("vocab.json", "merges.txt", "train.bin", "held_out.bin")
+    names = ("vocab.json", "merges.txt")
     facts["sha256"] = {name: hashlib.sha256((out / name).read_bytes()).hexdigest() for name in names}
     (out / "prepare.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
     return facts

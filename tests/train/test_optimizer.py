@@ -75,8 +75,8 @@ def test_muon_is_pytorchs_on_transposed_matrices() -> None:
             ours.grad, theirs.grad = gradient, gradient.T.contiguous()
             mine.step()
             reference.step()
-        # bfloat16 iterations that sum in another order: five steps of 0.02 x 2^-8 each, with room for five
-        # iterations that carry a difference on.
+        # PyTorch iterates in bfloat16: five steps of 0.02 x 2^-8 each, with room for five iterations that
+        # carry a difference on.
         assert float((ours - theirs.T).detach().abs().max()) <= 5 * 0.02 * 2**-8 * 5
 
 

@@ -22,6 +22,9 @@ from gpt2.train import plan as plan_module  # noqa: E402
 from gpt2.train.report import read_log  # noqa: E402
 from gpt2.train.run import Result, run  # noqa: E402
 from gpt2.train.settings import Settings, read_toml  # noqa: E402
+from gpt2.train.start import zero_residual  # noqa: E402
+from gpt2.weights import open_weights  # noqa: E402
+from train import runs  # noqa: E402
 
 
 def text(lines: int = 150) -> str:
@@ -247,12 +250,30 @@ def test_pretraining_makes_a_model_from_nothing(notes: Path, tiny_checkpoint: Pa
         Settings.of(
             "pretrain", data=(str(notes),), output=str(tmp_path / "out"), model=str(tiny_checkpoint),
             n_layer=1, n_embd=16, n_head=2, n_positions=32, max_steps=30, epochs=1e3, lr=1e-2, batch=8,
-            threads=1, validation=0.2, evaluate_every=10,
+            threads=1, validation=0.2, evaluate_every=10, zero_residual=True, save_precision="bfloat16",
         )
     )  # fmt: skip
     card = result.card
     assert card is not None
     assert "source" not in card
+    with open_weights(tmp_path / "out") as weights:
+        assert {tensor.dtype for tensor in weights.values()} == {"bfloat16"}
     lm = gpt2.load(tmp_path / "out", threads=1)
     assert (lm.config.n_layer, lm.config.n_embd, lm.config.n_positions) == (1, 16, 32)
     assert card["quality"]["held_out"]["perplexity"]["model"] < len(lm.tokenizer) / 2
+
+
+def test_blocks_may_begin_as_the_identity() -> None:
+    model = runs.tiny()
+    zero_residual(model)
+    ids = torch.arange(6)[None]
+    with torch.no_grad():
+        expected = model.ln_f(model.wte(ids) + model.wpe(torch.arange(6)))
+        torch.testing.assert_close(model.hidden(ids), expected, rtol=0, atol=0)
+
+
+def test_the_recipe_of_the_bundled_model_is_one() -> None:
+    given = read_toml(Path(__file__).parents[2] / "recipes" / "demo" / "recipe.toml")
+    settings = Settings.of(given.pop("recipe"), **given)
+    assert settings.recipe == "pretrain"
+    assert settings.save_precision == "bfloat16"

@@ -120,7 +120,10 @@ def run(
         with together(world):
             if settings.recipe == "lora" and world.first:
                 keep_adapter(output, start)
-            tensors = {name: to_numpy(whole(p), name) for name, p in start.model.named_parameters()}
+            dtype = getattr(torch, settings.save_precision)
+            tensors = {
+                name: to_numpy(whole(p).to(dtype), name) for name, p in start.model.named_parameters()
+            }
             if world.first:
                 card = write(output, settings, start, tokens, tensors, done, say)
         return Result(output, plan, done, card)

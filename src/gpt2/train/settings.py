@@ -125,6 +125,9 @@ class Settings:
     n_head: int = _whole(12, "pretrain: H, heads")
     n_embd: int = _whole(768, "pretrain: C, the width")
     n_positions: int = _whole(1024, "pretrain: the longest context")
+    zero_residual: bool = _flag(
+        False, "pretrain: what writes to the residual stream begins as zeros, so that blocks change nothing yet"
+    )
     dropout: float | None = _number(
         None, "share of activations dropped in training; the model's own when absent", 0, 0.9
     )
@@ -202,6 +205,10 @@ class Settings:
     keep: int = _whole(2, "checkpoints that are kept", 2, free=True)
     log_every: int = _whole(10, "steps between lines of the log", free=True)
     sample_every: int = _whole(0, "steps between samples; 0 is never", 0, free=True)
+    save_precision: str = _choice(
+        "float32", ("float32", "bfloat16"), "of the weights in the model directory; checkpoints are float32",
+        free=True,
+    )  # fmt: skip
     prompts: tuple[str, ...] = _setting(
         ("",), str, "prompts of the samples; an empty one starts a text", "texts", lambda v: bool(v),
         many=True, free=True,

@@ -60,6 +60,8 @@ def open_start(settings: Settings) -> Start:
     if settings.recipe == "pretrain":
         torch.manual_seed(settings.seed)
         model = GPT2(fresh_config(settings, tokenizer))
+        if settings.zero_residual:
+            zero_residual(model)
     else:
         model = load_model(origin)
         identity["weights"] = fingerprint(_weights_of(origin)).whole
@@ -95,6 +97,14 @@ def fresh_config(settings: Settings, tokenizer: Tokenizer) -> GPT2Config:
         n_layer=settings.n_layer, n_head=settings.n_head, bos_token_id=end, eos_token_id=end,
         embd_pdrop=dropout, attn_pdrop=dropout, resid_pdrop=dropout,
     )  # fmt: skip
+
+
+@torch.no_grad()
+def zero_residual(model: GPT2) -> None:
+    """Begin every block as the identity: its two c_proj give nothing (Zhang et al. 2019, arXiv:1901.09321)."""
+    for block in model.h:
+        block.attn.c_proj.weight.zero_()
+        block.mlp.c_proj.weight.zero_()
 
 
 def set_dropout(model: GPT2, share: float) -> None:

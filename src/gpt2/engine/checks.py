@@ -11,10 +11,13 @@ from gpt2.decoding.options.values import shown
 from gpt2.errors import InvalidRequest
 
 
-def whole(name: str, value: object, low: int, high: int, *, source: str | None = None) -> int:
-    """A whole number in [low, high]; True is none."""
+def whole(
+    name: str, value: object, low: int, high: int, *, or_none: bool = False, source: str | None = None
+) -> int:
+    """A whole number in [low, high]; True is none. `or_none` is for the message: None is another way."""
     if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-        raise InvalidRequest(name, got=shown(value), expected=f"{low} to {high}", source=source)
+        expected = f"a whole number from {low} to {high}{', or None' if or_none else ''}"
+        raise InvalidRequest(name, got=shown(value), expected=expected, source=source)
     return value
 
 

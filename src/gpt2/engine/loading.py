@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from gpt2 import _native
 from gpt2.config import GPT2Config
+from gpt2.engine.checks import whole
 from gpt2.engine.model import LanguageModel
 from gpt2.engine.tensors import WeightsDtype, native_tensors
 from gpt2.errors import ConfigError, InvalidRequest
@@ -87,11 +88,11 @@ def load(
             "isa": isa if isa is not None else os.environ.get("GPT2_ISA", "auto"),
             "threads": count,
             "cpus": _cpus(cpus),
-            "cache_bytes": _count("cache_bytes", cache_bytes, 1, 2**62) if cache_bytes is not None else 0,
+            "cache_bytes": whole("cache_bytes", cache_bytes, 1, 2**62) if cache_bytes is not None else 0,
             "available_bytes": available_bytes(),
-            "max_batch": _count("max_batch", max_batch, 1, 256),
-            "max_queue": _count("max_queue", max_queue, 0, 2**20),
-            "step_tokens": _count("step_tokens", step_tokens, 1, 256),
+            "max_batch": whole("max_batch", max_batch, 1, 256),
+            "max_queue": whole("max_queue", max_queue, 0, 2**20),
+            "step_tokens": whole("step_tokens", step_tokens, 1, 256),
             "prefix_cache": bool(prefix_cache),
             "mapped": [file.span for file in opened.mapped_files],
         },
@@ -116,7 +117,7 @@ def _cache_dtype(cache: CacheDtype, weights: str) -> str:
 def _thread_count(threads: int | None) -> int:
     if threads is None:
         return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return _count("threads", threads, 1, 1024, or_none=True)
+    return whole("threads", threads, 1, 1024, or_none=True)
 
 
 def _cpus(cpus: object) -> list[int]:
@@ -124,14 +125,7 @@ def _cpus(cpus: object) -> list[int]:
         return []
     if isinstance(cpus, (str, bytes)) or not isinstance(cpus, Sequence) or len(cpus) == 0:
         raise InvalidRequest("cpus", got=repr(cpus), expected="numbers of processors, at least one, or None")
-    return [_count("cpus", cpu, 0, 2**20) for cpu in cpus]
-
-
-def _count(name: str, value: object, low: int, high: int, *, or_none: bool = False) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-        expected = f"a whole number from {low} to {high}{', or None' if or_none else ''}"
-        raise InvalidRequest(name, got=repr(value), expected=expected)
-    return value
+    return [whole("cpus", cpu, 0, 2**20) for cpu in cpus]
 
 
 def available_bytes() -> int:

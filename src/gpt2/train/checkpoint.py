@@ -16,7 +16,6 @@ Nothing in it is a pickle. Knows no model and no optimiser: names, arrays, and f
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import os
@@ -29,7 +28,7 @@ from typing import Any
 
 from gpt2.errors import CheckpointError, CorruptFile, Error, FolderInUse
 from gpt2.weights import Tensor, read_safetensors, save_safetensors
-from gpt2.weights.disk import sha256_of, sync_folder
+from gpt2.weights.disk import Held, lock, sha256_of, sync_folder
 from gpt2.weights.tensor import Array
 
 MANIFEST = "manifest.json"
@@ -63,30 +62,23 @@ class Store:
     @contextlib.contextmanager
     def locked(self) -> Iterator[Store]:
         """Hold the folder alone. Raises FolderInUse; the lock ends with the process, however that ends."""
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            handle = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT, 0o644)
-        except OSError as error:
-            raise CheckpointError(
-                "the folder cannot be written", where=str(self.folder), got=error.strerror
-            ) from None
-        try:
+        with contextlib.ExitStack() as held:
             try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                owner = os.pread(handle, 20, 0).decode("ascii", "replace").strip() or "unknown"
+                self.folder.mkdir(parents=True, exist_ok=True)
+                held.enter_context(lock(self.folder / "lock"))
+            except OSError as error:
+                raise CheckpointError(
+                    "the folder cannot be written", where=str(self.folder), got=error.strerror
+                ) from None
+            except Held as error:
                 raise FolderInUse(
                     "another process trains in this folder",
                     where=str(self.folder),
-                    got=f"process {owner}",
+                    got=f"process {error.owner}",
                     hint="wait for it, end it, or take another folder",
                 ) from None
-            os.ftruncate(handle, 0)
-            os.pwrite(handle, str(os.getpid()).encode("ascii"), 0)
             self._tidy()
             yield self
-        finally:
-            os.close(handle)
 
     def save(self, step: int, parts: Parts, facts: Mapping[str, Any], *, kind: str = "step") -> Path:
         """Write one; older ones beyond `keep` go when it is there. Raises CheckpointError: then nothing is

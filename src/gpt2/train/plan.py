@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from gpt2.engine.loading import available_bytes
 from gpt2.errors import TrainingError
 from gpt2.train.objective import on_device
 from gpt2.train.report import duration
@@ -171,13 +172,12 @@ def memory(device: torch.device) -> int | None:
         free, _ = torch.cuda.mem_get_info(device)
         return int(free + torch.cuda.memory_reserved(device))
     try:
-        with open("/proc/meminfo", encoding="ascii") as file:
-            available = next(int(line.split()[1]) << 10 for line in file if line.startswith("MemAvailable:"))
         with open("/proc/self/statm", encoding="ascii") as file:
             resident = int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    except (OSError, StopIteration, ValueError):
+    except (OSError, ValueError):
         return None
-    return min(available + resident, _container() or available + resident)
+    available = available_bytes() + resident
+    return min(available, _container() or available)
 
 
 def _container() -> int | None:

@@ -121,9 +121,7 @@ def run(
             if settings.recipe == "lora" and world.first:
                 keep_adapter(output, start)
             dtype = getattr(torch, settings.save_precision)
-            tensors = {
-                name: to_numpy(whole(p).to(dtype), name) for name, p in start.model.named_parameters()
-            }
+            tensors = {name: to_numpy(whole(p).to(dtype), name) for name, p in start.model.named_parameters()}
             if world.first:
                 card = write(output, settings, start, tokens, tensors, done, say)
         return Result(output, plan, done, card)

@@ -126,7 +126,8 @@ class Settings:
     n_embd: int = _whole(768, "pretrain: C, the width")
     n_positions: int = _whole(1024, "pretrain: the longest context")
     zero_residual: bool = _flag(
-        False, "pretrain: what writes to the residual stream begins as zeros, so that blocks change nothing yet"
+        False,
+        "pretrain: what writes to the residual stream begins as zeros, so that blocks begin as identities",
     )
     dropout: float | None = _number(
         None, "share of activations dropped in training; the model's own when absent", 0, 0.9

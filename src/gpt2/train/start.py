@@ -101,7 +101,7 @@ def fresh_config(settings: Settings, tokenizer: Tokenizer) -> GPT2Config:
 
 @torch.no_grad()
 def zero_residual(model: GPT2) -> None:
-    """Begin every block as the identity: its two c_proj give nothing (Zhang et al. 2019, arXiv:1901.09321)."""
+    """Begin every block as the identity: both c_proj give 0 (Zhang et al. 2019, arXiv:1901.09321)."""
     for block in model.h:
         block.attn.c_proj.weight.zero_()
         block.mlp.c_proj.weight.zero_()

@@ -13,13 +13,12 @@ near duplicates), not by their size.
 from __future__ import annotations
 
 import errno
-import fcntl
 import json
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -33,6 +32,7 @@ from gpt2.train.data.shards import INDEX, Tokens, file_hash, token_type
 from gpt2.train.data.sources import Kind, PathLike, Source, find_sources, pieces, read
 from gpt2.train.data.spool import Spool
 from gpt2.train.data.tokenising import Done, Work, blocks, in_order
+from gpt2.weights.disk import Held, lock
 
 WORK = ".work"
 PART = 1 << 26
@@ -212,12 +212,14 @@ class _Job:
                 hint="another --output",
             )
         work.mkdir(parents=True, exist_ok=True)
-        with (work / "lock").open("a") as file:
+        with ExitStack() as held:
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
+                held.enter_context(lock(work / "lock"))
+            except Held as error:
                 raise InvalidRequest(
-                    "another process is preparing into this folder", where=str(self.folder)
+                    "another process is preparing into this folder",
+                    where=str(self.folder),
+                    got=f"process {error.owner}",
                 ) from None
             yield
 

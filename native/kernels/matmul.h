@@ -56,7 +56,7 @@ inline constexpr std::size_t kDepth = 384;
 // Narrow rows are filled up to whole tiles of AMX.
 inline constexpr std::size_t kNarrowK = 32;
 
-// Floats of scratch for one thread: the sums of m rows over a panel.
-inline constexpr std::size_t matmul_scratch(std::size_t m) { return m * kPanel; }
+// Floats of scratch for one thread: the sums of m rows over a panel, and a panel of bfloat16 widened.
+inline constexpr std::size_t matmul_scratch(std::size_t m) { return (m + kDepth) * kPanel; }
 
 }  // namespace gpt2::kernels

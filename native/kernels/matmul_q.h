@@ -54,7 +54,10 @@ struct MatmulQ {
 };
 using MatmulQFn = void (*)(const MatmulQ&);
 
-// A panel of int4 unpacked to int8, for many rows.
-inline constexpr std::size_t matmul_q_scratch(std::size_t kp) { return kp * kPanel; }
+// Rows of activations that a register tile has at most.
+inline constexpr std::size_t kMostRowsQ = 8;
+
+// A panel of int4 unpacked to int8, for many rows; behind it the rows of a register tile as 16-bit numbers.
+inline constexpr std::size_t matmul_q_scratch(std::size_t kp) { return kp * (kPanel + 2 * kMostRowsQ); }
 
 }  // namespace gpt2::kernels

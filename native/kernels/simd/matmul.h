@@ -33,7 +33,25 @@ inline void finish_row(const A& a, std::size_t row, std::size_t first, const flo
   if (!a.accumulate && by_lane) activate_by_lane<V>(a.activation, y, n);
 }
 
+// `depth` k of `tiles` tiles of bfloat16 as float32, the tiles one after the other.
+template <class V>
+inline Rows<float> widened(const Pairs& from, std::size_t depth, std::size_t tiles, float* to) {
+  const std::size_t even = round_up(depth, 2);
+  for (std::size_t tile = 0; tile < tiles; ++tile) {
+    const Pairs source = from.at(0, tile);
+    float* out = to + tile * even * kTile;
+    for (std::size_t t = 0; t < even; t += 2) {
+      typename V::F pair[2];
+      source.template load<V>(t, 0, pair);
+      V::store(out + t * kTile, pair[0]);
+      V::store(out + (t + 1) * kTile, pair[1]);
+    }
+  }
+  return {to, kTile, even * kTile};
+}
+
 // Panel by panel; with many rows also block of k by block of k, so that a panel stays in the cache while the rows pass.
+// bfloat16 is widened once for all rows where these are more than a few.
 template <class V, class B>
 inline void matmul_panels(const Matmul& a, B weights) {
   const std::size_t depth = a.m <= kTileRows ? a.k : kDepth;
@@ -41,7 +59,16 @@ inline void matmul_panels(const Matmul& a, B weights) {
     const std::size_t n = a.last - first < kPanel ? a.last - first : kPanel;
     for (std::size_t t = 0; t < a.k; t += depth) {
       const B b = weights.at(t, first / kTile);
-      const Tile<B> whole = {a.x + t, a.ldx, b, a.scratch, kPanel, a.k - t < depth ? a.k - t : depth, 0, t > 0};
+      const std::size_t deep = a.k - t < depth ? a.k - t : depth;
+      if constexpr (B::kSteps > 1) {
+        if (a.m > 2 * kTileRows) {
+          const Rows<float> wide = widened<V>(b, deep, round_up(n, kTile) / kTile, a.scratch + a.m * kPanel);
+          const Tile<Rows<float>> tile = {a.x + t, a.ldx, wide, a.scratch, kPanel, deep, 0, t > 0};
+          multiply<V>(tile, a.m, round_up(n, kTile));
+          continue;
+        }
+      }
+      const Tile<B> whole = {a.x + t, a.ldx, b, a.scratch, kPanel, deep, 0, t > 0};
       multiply<V>(whole, a.m, round_up(n, kTile));
     }
     for (std::size_t i = 0; i < a.m; ++i) finish_row<V>(a, i, first, a.scratch + i * kPanel, n);

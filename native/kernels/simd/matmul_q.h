@@ -7,7 +7,8 @@
 //
 // A set whose products know only signed bytes (kCentred) multiplies x - 128 by int8 and adds 128 times the weights'
 // sums (count): those of the bytes that were multiplied, because padding may hold any weight, its x being zero. A set
-// that has an instruction for several rows gives sum_rows.
+// that has an instruction for several rows gives sum_rows; where that reads the activations as 16-bit numbers, it gives
+// widen, too. sum_nibbles does the same for int4 and any number of rows, without unpacking.
 #pragma once
 #include "kernels/matmul_q.h"
 #include "kernels/simd/matmul.h"
@@ -67,14 +68,28 @@ inline void sum_lines(const std::uint8_t* x, std::size_t ldx, const std::byte* w
   }
 }
 
+template <class Q>
+concept Widens = requires {
+  &Q::widen;
+};
+
+// Where the rows of a register tile stand as 16-bit numbers.
+inline std::int16_t* wide_rows(const MatmulQ& a) {
+  return reinterpret_cast<std::int16_t*>(static_cast<std::byte*>(a.scratch) + padded_k(a.dtype, a.k) * kPanel);
+}
+
 template <class V, class Q, int R, int N>
 inline void tile_i8(const MatmulQ& a, std::size_t i, std::size_t first, const std::byte* w, std::size_t stride,
                     float* sums) {
   typename Q::Acc acc[R][N];
   if constexpr (R > 1 && requires { &Q::template sum_rows<R>; }) {
     static_assert(N == 1);
-    typename Q::Acc rows[R];
-    Q::template sum_rows<R>(a.x + i * a.ldx, a.ldx, w, stride, rows);
+    typename Q::Acc rows[R] = {};
+    if constexpr (Widens<Q>) {
+      Q::template sum_rows<R>(wide_rows(a), padded_k(a.dtype, a.k), w, stride, rows);
+    } else {
+      Q::template sum_rows<R>(a.x + i * a.ldx, a.ldx, w, stride, rows);
+    }
     unrolled<R>([&](auto r) __attribute__((always_inline)) { acc[r][0] = rows[r]; });
   } else {
     sum_lines<Q, R, N>(a.x + i * a.ldx, a.ldx, w, stride, acc);
@@ -132,6 +147,19 @@ inline void tile_i4(const MatmulQ& a, std::size_t i, std::size_t first, const st
   scale_tile<V, Q, R, N>(a, i, first, total, sums);
 }
 
+template <class Q>
+concept SumsNibbles = requires {
+  &Q::template sum_nibbles<1>;
+};
+
+template <class V, class Q, int R>
+inline void tile_nibbles(const MatmulQ& a, std::size_t i, std::size_t first, const std::byte* w, float* sums) {
+  typename Q::Acc rows[R] = {}, acc[R][1];
+  Q::template sum_nibbles<R>(a, i, first, w, rows);
+  unrolled<R>([&](auto r) __attribute__((always_inline)) { acc[r][0] = rows[r]; });
+  scale_tile<V, Q, R, 1>(a, i, first, acc, sums);
+}
+
 // N tiles of outputs for `rows` rows from i, at most as many as a register tile has.
 template <class V, class Q, int N, bool kNibbles>
 inline void register_tile(const MatmulQ& a, std::size_t i, std::size_t rows, std::size_t first, const std::byte* w,
@@ -140,7 +168,9 @@ inline void register_tile(const MatmulQ& a, std::size_t i, std::size_t rows, std
   unrolled<kMost>([&](auto r) __attribute__((always_inline)) {
     constexpr int kRows = decltype(r)::value + 1;
     if (rows != kRows) return;
-    if constexpr (kNibbles) {
+    if constexpr (kNibbles && SumsNibbles<Q>) {
+      tile_nibbles<V, Q, kRows>(a, i, first, w, sums);
+    } else if constexpr (kNibbles) {
       tile_i4<V, Q, kRows, N>(a, i, first, w, stride, sums);
     } else {
       tile_i8<V, Q, kRows, N>(a, i, first, w, stride, sums);
@@ -154,8 +184,14 @@ template <class V, class Q, bool kNibbles>
 inline void panel(const MatmulQ& a, std::size_t first, std::size_t n, const std::byte* w, std::size_t stride) {
   constexpr std::size_t kMost = kNibbles ? Q::kNibbleRows : Q::kRows;
   alignas(kLine) float sums[kMost * kPanel];
-  for (std::size_t i = 0; i < a.m; i += kMost) {
-    const std::size_t rows = a.m - i < kMost ? a.m - i : kMost;
+  std::size_t tiles = (a.m + kMost - 1) / kMost;  // as few as can be, of nearly as many rows each
+  for (std::size_t i = 0, rows; i < a.m; i += rows, --tiles) {
+    rows = (a.m - i + tiles - 1) / tiles;
+    if constexpr (Widens<Q> && !kNibbles) {
+      static_assert(kMost <= kMostRowsQ);
+      const std::size_t kp = padded_k(a.dtype, a.k);
+      for (std::size_t r = 0; r < rows; ++r) Q::widen(a.x + (i + r) * a.ldx, kp, wide_rows(a) + r * kp);
+    }
     if (V::kTileVectors == 4 && n > 3 * kTile) {
       register_tile<V, Q, V::kTileVectors, kNibbles>(a, i, rows, first, w, stride, sums);
     } else {
@@ -184,15 +220,15 @@ inline void unpack_tile(const MatmulQ& a, std::size_t tile, const std::byte* w, 
 template <class V, class Q>
 void matmul_q(const MatmulQ& a) {
   const std::size_t stride = tile_bytes(a.dtype, a.k);
-  auto* unpacked = static_cast<std::byte*>(a.scratch);
+  [[maybe_unused]] auto* unpacked = static_cast<std::byte*>(a.scratch);
   for (std::size_t first = a.first; first < a.last; first += kPanel) {
     const std::size_t n = a.last - first < kPanel ? a.last - first : kPanel;
     const std::byte* w = static_cast<const std::byte*>(a.w) + first / kTile * stride;
     if (a.dtype == DType::kI8) {
       panel<V, Q, false>(a, first, n, w, stride);
-    } else if (a.m <= Q::kNibbleRows) {
+    } else if (SumsNibbles<Q> || a.m <= Q::kNibbleRows) {
       panel<V, Q, true>(a, first, n, w, stride);
-    } else {
+    } else if constexpr (!SumsNibbles<Q>) {
       for (std::size_t t = 0; t * kTile < n; ++t) {
         unpack_tile<Q>(a, first / kTile + t, w + t * stride, unpacked + 2 * t * stride);
       }

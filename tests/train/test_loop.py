@@ -175,7 +175,7 @@ def test_a_signal_saves_and_leaves_and_the_run_goes_on(number: int, micro: int, 
     assert signal.getsignal(number) is before
     again = runs.trainer(tmp_path, model=runs.tiny(seed=3), micro_batch=micro, checkpoint_every=1000)
     assert again.resume()
-    assert again.progress.step == {4: 7, 1: 5}[micro]  # the step is ended, or dropped between two passes
+    assert again.progress.step == {4: 6, 1: 5}[micro]  # the step that the signal met is dropped
     again.run()
     assert runs.weights(again.model) == runs.weights(whole.model)
 
@@ -282,3 +282,45 @@ def test_the_log_of_a_resumed_run_is_that_of_a_whole_one(tmp_path: Path) -> None
     assert told(tmp_path / "b") == told(tmp_path / "a")
     again.report.close()
     assert (tmp_path / "b" / "loss.svg").read_text().startswith("<svg")
+
+
+class SignalAfter:
+    """An Asked whose signal comes at the n-th look."""
+
+    def __init__(self, looks: int) -> None:
+        self.left = looks
+
+    @property
+    def signal(self) -> int | None:
+        self.left -= 1
+        return signal.SIGTERM if self.left < 0 else None
+
+
+@pytest.mark.parametrize("more", [{}, {"activation_checkpointing": True}])
+def test_a_signal_within_a_pass_gives_it_up_and_changes_nothing(more: dict[str, Any]) -> None:
+    def begun() -> Trainer:
+        trainer = runs.trainer(batch=4, micro_batch=2, **more)
+        trainer.step()
+        return trainer
+
+    plain, trainer = begun(), begun()
+    before = [p.detach().clone() for p in trainer.model.parameters()]
+    looks = 0
+    while not trainer.step(SignalAfter(looks)):  # type: ignore[arg-type]
+        assert trainer.progress.step == 1
+        assert all(p.grad is None for p in trainer.model.parameters())
+        for p, q in zip(trainer.model.parameters(), before, strict=True):
+            assert torch.equal(p, q)
+        looks += 1
+    # two micro-batches x two blocks x forward and back, and one look between the micro-batches
+    assert looks == 2 * 2 * 2 + 1
+    plain.step()
+    for p, q in zip(trainer.model.parameters(), plain.model.parameters(), strict=True):
+        assert torch.equal(p, q)
+
+
+def test_a_signal_within_an_evaluation_gives_it_up() -> None:
+    trainer = runs.trainer()
+    assert trainer.evaluate(SignalAfter(2)) is None  # type: ignore[arg-type]
+    assert trainer.progress.evaluated is None
+    assert trainer.evaluate(SignalAfter(10_000)) is not None  # type: ignore[arg-type]

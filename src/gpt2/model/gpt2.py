@@ -240,6 +240,7 @@ class GPT2(nn.Module):
         positions: Tensor | None = None,
         documents: Tensor | None = None,
         hook: Hook | None = None,
+        between: Callable[[Tensor], Tensor] | None = None,
     ) -> Tensor:
         """Final hidden states [B, T, C], after ln_f: what the head reads.
 
@@ -249,6 +250,7 @@ class GPT2(nn.Module):
             documents: [B, T] or None; with it a position looks only at those of its row with the same number,
                 so that documents that are packed into one row do not see each other.
             hook: see the head of the file.
+            between: x = between(x) before each block, on the way that nobody looks at (hook is None).
 
         Raises InvalidRequest for more tokens than positions.
         """
@@ -262,6 +264,7 @@ class GPT2(nn.Module):
         x = functional.dropout(x, self.config.embd_pdrop, self.training)
         allowed = None if documents is None else same_document(documents)
         for block in self.h:
+            x = x if between is None else between(x)
             if self.activation_checkpointing and self.training and hook is None:
                 x = checkpoint(block, x, allowed, use_reentrant=False)
             else:

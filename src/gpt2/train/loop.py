@@ -42,6 +42,10 @@ SMALLEST_SCALE = 2.0**-14
 """A float16 scale below this means that the gradients overflow whatever they are multiplied with."""
 
 
+class Stopped(Exception):
+    """A pass was given up because of a signal; nothing has changed."""
+
+
 @dataclass(slots=True)
 class Progress:
     """The counters of a run: what a checkpoint has besides tensors. Changed by the loop alone."""
@@ -119,6 +123,9 @@ class Trainer:
             for block in model.h:  # not the embedding: its compiled gradient is not the same every time
                 block.compile(dynamic=False)
         objective = Objective(model, rows=settings.loss_rows)
+        self._asked: Asked | None = None
+        if self.world.ranks == 1:  # several processes have to agree, and do so between passes
+            objective.look = self._look
         self.objective = self.world.spread(objective, model.h, shard=settings.shard)
         self.named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
         self.optimizers = Optimizers(self.named, settings)
@@ -154,6 +161,10 @@ class Trainer:
                 if self.step(asked) and self.sampler is not None and self.world.first:
                     self._sample(self.sampler)
 
+    def _look(self) -> None:
+        if self._asked is not None and self._asked.signal is not None:
+            raise Stopped
+
     def _sample(self, sampler: Callable[[GPT2], list[str]]) -> None:
         if self.progress.step % self.settings.sample_every == 0:
             self.report.samples(self.progress.step, sampler(self.model))
@@ -175,7 +186,14 @@ class Trainer:
             if asked is not None and micro and self._must_stop(asked):
                 self.optimizers.zero_grad()
                 return False
-            loss += self._forward_and_back(number, micro, targets)
+            try:
+                self._asked = asked
+                loss += self._forward_and_back(number, micro, targets)
+            except Stopped:
+                self.optimizers.zero_grad()
+                return False
+            finally:
+                self._asked = None
         (total,) = self.world.sum(float(loss))
         norm = self._update(total)
         self.progress.step, self.progress.tokens = number + 1, self.progress.tokens + targets
@@ -260,7 +278,13 @@ class Trainer:
         for batch in self.validation.once(self.settings.evaluate_windows):
             if asked is not None and self._must_stop(asked):
                 return None
-            loss += float(self._loss(on_device(batch, self.world.device)))
+            try:
+                self._asked = asked
+                loss += float(self._loss(on_device(batch, self.world.device)))
+            except Stopped:
+                return None
+            finally:
+                self._asked = None
             count += batch.loss_tokens
         loss, tokens = self.world.sum(loss, float(count))
         mean, progress = loss / tokens, self.progress

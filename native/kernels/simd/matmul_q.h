@@ -86,7 +86,7 @@ inline void tile_i8(const MatmulQ& a, std::size_t i, std::size_t first, const st
     static_assert(N == 1);
     typename Q::Acc rows[R] = {};
     if constexpr (Widens<Q>) {
-      Q::template sum_rows<R>(wide_rows(a), padded_k(a.dtype, a.k), w, stride, rows);
+      Q::template sum_rows<R>(wide_rows(a), wide_row(padded_k(a.dtype, a.k)), w, stride, rows);
     } else {
       Q::template sum_rows<R>(a.x + i * a.ldx, a.ldx, w, stride, rows);
     }
@@ -190,7 +190,7 @@ inline void panel(const MatmulQ& a, std::size_t first, std::size_t n, const std:
     if constexpr (Widens<Q> && !kNibbles) {
       static_assert(kMost <= kMostRowsQ);
       const std::size_t kp = padded_k(a.dtype, a.k);
-      for (std::size_t r = 0; r < rows; ++r) Q::widen(a.x + (i + r) * a.ldx, kp, wide_rows(a) + r * kp);
+      for (std::size_t r = 0; r < rows; ++r) Q::widen(a.x + (i + r) * a.ldx, kp, wide_rows(a) + r * wide_row(kp));
     }
     if (V::kTileVectors == 4 && n > 3 * kTile) {
       register_tile<V, Q, V::kTileVectors, kNibbles>(a, i, rows, first, w, stride, sums);

@@ -75,7 +75,7 @@ def ours(args: argparse.Namespace, *, lora: bool) -> Steps:
 
     settings = Settings.of(
         "lora" if lora else "finetune", batch=args.batch, window=args.window, precision=args.precision,
-        compile=args.compile, packing="stream", warmup=0.0, max_steps=1_000_000, epochs=1e6, clip=1.0,
+        compile=args.compile, activation_checkpointing=args.checkpointing, packing="stream", warmup=0.0, max_steps=1_000_000, epochs=1e6, clip=1.0,
     )  # fmt: skip
     torch.manual_seed(0)
     model = GPT2(shape(args))
@@ -319,6 +319,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--precision", default="", choices=["float32", "bfloat16"])
     parser.add_argument("--no-compile", dest="compile", action="store_false")
+    parser.add_argument("--checkpointing", action="store_true", help="ours: of activations")
     parser.add_argument("--peak-tflops", type=float, help="of the device: then the share of it is shown")
     parser.add_argument("--log", default=os.devnull, help="where the contenders' own messages go")
     parser.add_argument("--worker", help=argparse.SUPPRESS)

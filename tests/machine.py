@@ -55,3 +55,7 @@ def small_vocabulary() -> tuple[dict[str, int], list[tuple[str, str]]]:
     merges = [(left, right) for left, right in (pair.split(" ") for pair in pairs)]
     symbols = [*sorted(byte_symbols()), *(left + right for left, right in merges), "<|endoftext|>"]
     return {symbol: i for i, symbol in enumerate(symbols)}, merges
+
+
+SANITIZED = "asan" in os.environ.get("LD_PRELOAD", "")
+"""Whether the tests run on an extension with sanitizers (sanitized.py): slower, and freed memory is kept."""

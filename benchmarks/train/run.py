@@ -75,7 +75,8 @@ def ours(args: argparse.Namespace, *, lora: bool) -> Steps:
 
     settings = Settings.of(
         "lora" if lora else "finetune", batch=args.batch, window=args.window, precision=args.precision,
-        compile=args.compile, activation_checkpointing=args.checkpointing, packing="stream", warmup=0.0, max_steps=1_000_000, epochs=1e6, clip=1.0,
+        compile=args.compile, activation_checkpointing=args.checkpointing, packing="stream", warmup=0.0,
+        max_steps=1_000_000, epochs=1e6, clip=1.0,
     )  # fmt: skip
     torch.manual_seed(0)
     model = GPT2(shape(args))

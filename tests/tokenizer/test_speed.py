@@ -13,6 +13,9 @@ from pathlib import Path
 import pytest
 
 from gpt2.tokenizer import Tokenizer
+from machine import SANITIZED
+
+pytestmark = pytest.mark.skipif(SANITIZED, reason="sanitizers take several times as long")
 
 MILLION = 1_000_000
 WORST: dict[str, Callable[[], str | bytes]] = {

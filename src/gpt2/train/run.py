@@ -22,6 +22,7 @@ import torch
 
 from gpt2.cards import write_model
 from gpt2.errors import Error, InvalidRequest, TrainingError
+from gpt2.model import GPT2
 from gpt2.train.after import measure_after, read_text, summary
 from gpt2.train.checkpoint import Store
 from gpt2.train.data import Tokens
@@ -120,8 +121,7 @@ def run(
         with together(world):
             if settings.recipe == "lora" and world.first:
                 keep_adapter(output, start)
-            dtype = getattr(torch, settings.save_precision)
-            tensors = {name: to_numpy(whole(p).to(dtype), name) for name, p in start.model.named_parameters()}
+            tensors = weights_of(start.model, settings.save_precision)
             if world.first:
                 card = write(output, settings, start, tokens, tensors, done, say)
         return Result(output, plan, done, card)
@@ -184,6 +184,12 @@ def ending(done: Progress, steps: int) -> str:
     if done.ended == "patience":
         return f"stopped at step {done.step:,} of {steps:,}: the held-out loss no longer falls{best}"
     return f"all {done.step:,} steps done{best}"
+
+
+def weights_of(model: GPT2, precision: str) -> dict[str, Any]:
+    """All weights by name, for a file; every process must ask, of sharded ones each has a part."""
+    dtype = getattr(torch, precision)
+    return {name: to_numpy(whole(p).to(dtype), name) for name, p in model.named_parameters()}
 
 
 def keep_adapter(output: Path, start: Start) -> None:

@@ -23,6 +23,7 @@ import numpy as np
 from baselines import KneserNey, compressed_bits_per_byte
 
 import gpt2
+from gpt2.train.report import read_log
 
 HERE = Path(__file__).parent
 
@@ -34,8 +35,7 @@ def network_bits(model: gpt2.LanguageModel, text: str, stride: int) -> float:
 
 def learning_curve(log: Path, bytes_per_token: float) -> list[tuple[int, float]]:
     """(step, held-out bits per byte) of the evaluations that the run made."""
-    events = map(json.loads, log.read_text("utf-8").splitlines())
-    looks = (event for event in events if event["event"] == "evaluation")
+    looks = (event for event in read_log(log) if event["event"] == "evaluation")
     return [(int(e["step"]), float(e["loss"]) / math.log(2) / bytes_per_token) for e in looks]
 
 

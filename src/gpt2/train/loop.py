@@ -17,7 +17,7 @@ import contextlib
 import hashlib
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -161,6 +161,15 @@ class Trainer:
                 if self.step(asked) and self.sampler is not None and self.world.first:
                     self._sample(self.sampler)
 
+    @contextlib.contextmanager
+    def _heeding(self, asked: Asked | None) -> Iterator[None]:
+        """A signal gives up the pass that runs within."""
+        self._asked = asked
+        try:
+            yield
+        finally:
+            self._asked = None
+
     def _look(self) -> None:
         if self._asked is not None and self._asked.signal is not None:
             raise Stopped
@@ -187,13 +196,11 @@ class Trainer:
                 self.optimizers.zero_grad()
                 return False
             try:
-                self._asked = asked
-                loss += self._forward_and_back(number, micro, targets)
+                with self._heeding(asked):
+                    loss += self._forward_and_back(number, micro, targets)
             except Stopped:
                 self.optimizers.zero_grad()
                 return False
-            finally:
-                self._asked = None
         (total,) = self.world.sum(float(loss))
         norm = self._update(total)
         self.progress.step, self.progress.tokens = number + 1, self.progress.tokens + targets
@@ -279,12 +286,10 @@ class Trainer:
             if asked is not None and self._must_stop(asked):
                 return None
             try:
-                self._asked = asked
-                loss += float(self._loss(on_device(batch, self.world.device)))
+                with self._heeding(asked):
+                    loss += float(self._loss(on_device(batch, self.world.device)))
             except Stopped:
                 return None
-            finally:
-                self._asked = None
             count += batch.loss_tokens
         loss, tokens = self.world.sum(loss, float(count))
         mean, progress = loss / tokens, self.progress

@@ -71,7 +71,7 @@ def logit_error_bound(config: GPT2Config, positions: int, scale: float, narrow: 
     divide by almost nothing.
 
     `narrow`: activations are rounded to bfloat16 before each of the four products of a block and the head
-    (bfloat16 weights on AMX), each of which is then off by about 2^-8 of its terms' size.
+    (bfloat16 weights on AVX-512 BF16 and AMX), each of which is then off by about 2^-8 of its terms' size.
     """
     if narrow:
         return 2 * 2.0**-8 * (4 * config.n_layer + 1) * scale

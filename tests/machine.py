@@ -16,16 +16,18 @@ REQUIRE_ALL = os.environ.get("GPT2_REQUIRE_ALL") == "1"
 
 
 def isas() -> list[str]:
-    """The instruction sets that this build has and this machine runs, slowest first ('generic')."""
+    """The instruction sets that this build has and this machine runs: those that give the same bits for every
+    width, slowest first ('generic'), then those that round activations beside bfloat16 weights."""
     from gpt2 import _native
 
-    return list(_native.available_isas())
+    return [*_native.available_isas(), *_native.rounding_isas()]
 
 
 def exact_isa() -> str:
-    """The fastest instruction set that multiplies bfloat16 weights by float32 activations: all but AMX, which
-    rounds the activations (native/kernels/matmul.h) and is not in the list."""
-    return isas()[-1]
+    """The fastest instruction set that multiplies bfloat16 weights by float32 activations."""
+    from gpt2 import _native
+
+    return str(_native.available_isas()[-1])
 
 
 def need(present: object, reason: str) -> None:

@@ -46,9 +46,18 @@ bool has_avx512_bf16() {
   unsigned a = 0, b = 0, c = 0, d = 0;
   return has_avx512_vnni() && __get_cpuid_count(7, 1, &a, &b, &c, &d) != 0 && (a >> 5 & 1) != 0;
 }
+
+// By the maker's name and not by a measurement: two starts of one program on one machine must have the same bits.
+bool fast_avx512_bf16() {
+  unsigned a = 0, b = 0, c = 0, d = 0;
+  if (!has_avx512_bf16() || __get_cpuid(0, &a, &b, &c, &d) == 0) return false;
+  constexpr unsigned kAuth = 0x68747541, kEnti = 0x69746e65, kCamd = 0x444d4163;  // AuthenticAMD
+  return b == kAuth && d == kEnti && c == kCamd;
+}
 #else
 bool has_amx() { return false; }
 bool has_avx512_bf16() { return false; }
+bool fast_avx512_bf16() { return false; }
 bool has_avx2() { return false; }
 bool has_avx512() { return false; }
 #endif
@@ -104,16 +113,25 @@ std::vector<Isa> available_isas() {
   return out;
 }
 
-Isa choose_isa(const std::string& name) {
+std::vector<Isa> rounding_isas() {
+  std::vector<Isa> out;
+  if (has_avx512_bf16()) out.push_back(Isa::kAvx512Bf16);
+  if (has_amx()) out.push_back(Isa::kAmx);
+  return out;
+}
+
+Isa choose_isa(const std::string& name, bool rounding) {
   const std::vector<Isa> have = available_isas();
-  if (name.empty() || name == "auto") return have.back();
+  if (name.empty() || name == "auto") return rounding && fast_avx512_bf16() ? Isa::kAvx512Bf16 : have.back();
   for (Isa isa : have) {
     if (name == isa_name(isa)) return isa;
   }
-  if (name == isa_name(Isa::kAvx512Bf16) && has_avx512_bf16()) return Isa::kAvx512Bf16;
-  if (name == isa_name(Isa::kAmx) && has_amx()) return Isa::kAmx;
+  const std::vector<Isa> others = rounding_isas();
+  for (Isa isa : others) {
+    if (name == isa_name(isa)) return isa;
+  }
   throw Error(ErrorKind::kEngine, "instruction set (GPT2_ISA)", "'" + name + "'",
-              "one that this machine has: auto, " + names(have));
+              "one that this machine has: auto, " + names(have) + (others.empty() ? "" : ", " + names(others)));
 }
 
 }  // namespace gpt2

@@ -214,6 +214,7 @@ void bind_mailbox(nb::module_& m) {
 EngineOptions options_from(const nb::dict& d) {
   EngineOptions o;
   o.isa = nb::cast<std::string>(d["isa"]);
+  o.rounding = nb::cast<bool>(d["rounding"]);
   o.threads = nb::cast<int>(d["threads"]);
   o.cpus = nb::cast<std::vector<int>>(d["cpus"]);
   o.cache_bytes = nb::cast<std::size_t>(d["cache_bytes"]);
@@ -289,11 +290,13 @@ void bind_engine(nb::module_& m) {
       .def("score", score, "ids"_a, "adapter"_a.none() = nb::none())
       .def("hidden_states", hidden_states, "ids"_a, "adapter"_a.none() = nb::none());
   bind_mailbox(m);
-  m.def("available_isas", [] {
-    std::vector<std::string> names;
-    for (Isa isa : available_isas()) names.emplace_back(isa_name(isa));
-    return names;
-  });
+  const auto names = [](const std::vector<Isa>& isas) {
+    std::vector<std::string> out;
+    for (Isa isa : isas) out.emplace_back(isa_name(isa));
+    return out;
+  };
+  m.def("available_isas", [names] { return names(available_isas()); });
+  m.def("rounding_isas", [names] { return names(rounding_isas()); });
   m.def("narrow_bfloat16", narrow, "values"_a);
   m.def("widen_bfloat16", widen, "bits"_a);
 }

@@ -42,7 +42,7 @@ void check_tokens(const std::int32_t* ids, std::size_t count, const Config& conf
 }
 
 Engine::Engine(const Config& config, const Tensors& tensors, const EngineOptions& options)
-    : isa_(choose_isa(options.isa)),
+    : isa_(choose_isa(options.isa, options.rounding)),
       threads_(options.threads),
       process_(static_cast<int>(getpid())),
       prefix_cache_(options.prefix_cache),

@@ -33,6 +33,7 @@ using model::Tensors;
 
 struct EngineOptions {
   std::string isa = "auto";  // base/cpu.h
+  bool rounding = false;     // activations may be rounded to bfloat16 beside bfloat16 weights, where that is faster
   int threads = 1;           // that compute, the caller's included
   std::vector<int> cpus;     // processors for the threads but the caller's (base/thread_pool.h); empty: any
   // At most, for keys and values; allocated as it is used. 0: a quarter of available_bytes, and at least a full window.

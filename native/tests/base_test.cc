@@ -26,6 +26,18 @@ TEST_CASE("generic code is always there and comes first; auto takes the last") {
   for (gpt2::Isa isa : isas) CHECK(gpt2::choose_isa(gpt2::isa_name(isa)) == isa);
 }
 
+TEST_CASE("sets that round activations run by name; auto takes AVX-512 BF16 where rounding is allowed, never AMX") {
+  const std::vector<gpt2::Isa> isas = gpt2::available_isas(), rounding = gpt2::rounding_isas();
+  for (gpt2::Isa isa : rounding) {
+    CHECK(std::count(isas.begin(), isas.end(), isa) == 0);
+    CHECK(gpt2::choose_isa(gpt2::isa_name(isa), false) == isa);
+  }
+  const gpt2::Isa chosen = gpt2::choose_isa("auto", true);
+  CHECK((chosen == isas.back() || chosen == gpt2::Isa::kAvx512Bf16));
+  CHECK((chosen == isas.back() || std::count(rounding.begin(), rounding.end(), chosen) == 1));
+  CHECK(gpt2::choose_isa(gpt2::isa_name(isas.back()), true) == isas.back());  // a name is a name
+}
+
 TEST_CASE("an instruction set that does not exist is an engine error that names it") {
   try {
     gpt2::choose_isa("sse9");

@@ -20,7 +20,7 @@ from gpt2 import _native, errors
 from gpt2.config import GPT2Config
 from gpt2.weights import open_weights, save_safetensors
 from gpt2.weights.adapters import LINEARS, Adapter, LowRank, linear_shapes, save_adapter
-from machine import isas
+from machine import exact_isa, isas
 
 SHAPE: dict[str, Any] = {"n_embd": 44, "n_head": 4, "n_layer": 2, "n_positions": 140, "vocab_size": 151}
 CONFIG = GPT2Config(**SHAPE)
@@ -98,7 +98,7 @@ def test_merged_weights_have_the_same_logits(
     name: str, weights: str, folder: Path, models: Models, tmp_path: Path
 ) -> None:
     """float32 sums of the same numbers: W as bfloat16 has it; A and B are never rounded."""
-    lm = models["auto", weights, "float32", 2]
+    lm = models[exact_isa(), weights, "float32", 2]
     tensors = open_weights(folder, CONFIG)
     out = {n: np.array(t.array) for n, t in tensors.items()}
     if weights == "bfloat16":

@@ -14,6 +14,7 @@ import gpt2
 from checkpoints import random_gpt2, saved
 from gpt2 import SamplingParams, _native
 from gpt2.engine.native_params import native_params
+from machine import isas
 
 V, WINDOW = 151, 140
 
@@ -73,7 +74,7 @@ WIDTHS = [
     ("float32", "float32"), ("float32", "bfloat16"), ("bfloat16", "float32"), ("bfloat16", "int8"),
     ("int8", "float32"), ("int8", "int8"), ("int4", "int8"), ("int4", "bfloat16"),
 ]  # fmt: skip
-kinds = st.sampled_from([(isa, *widths) for isa in _native.available_isas() for widths in WIDTHS])
+kinds = st.sampled_from([(isa, *widths) for isa in isas() for widths in WIDTHS])
 
 
 def submit(lm: gpt2.LanguageModel, box: Any, request: Any, max_new_tokens: int, **how: Any) -> Any:

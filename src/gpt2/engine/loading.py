@@ -48,8 +48,10 @@ def load(
         model: a model directory, a weights file beside its config.json, or a hub id such as
             "openai-community/gpt2" (taken from the cache when it is there, otherwise downloaded).
         weights: how the matrices are kept. "auto" keeps float32, bfloat16, int8 and int4 as the file has
-            them and widens float16 (exactly). "bfloat16" rounds to nearest even; "int8" and "int4" round as
-            `gpt2 quantize` does, and compute with int8 activations.
+            them, widens float16 (exactly), and computes floats with float32 activations. "bfloat16" rounds to
+            nearest even, and where the processor multiplies bfloat16 faster than float32 (AMD since Zen 4)
+            activations are rounded, too, so that its bits are those of such processors alone. "int8" and
+            "int4" round as `gpt2 quantize` does, and compute with int8 activations.
         cache: how the keys and values of attention are kept. "bfloat16" halves and "int8" (with a scale
             per position and head) quarters the memory and the traffic, and changes the logits a little.
             "auto" is int8 beside int8 and int4 weights, whose activations are 8 bits wide anyway, and
@@ -59,7 +61,7 @@ def load(
         cpus: pin the engine's own threads to these processors, one each; the thread that calls is the
             caller's to pin. None leaves them to the operating system.
         isa: "auto", "generic", "avx2", "avx512", "avx512bf16", "amx" or "neon"; None is GPT2_ISA, or "auto",
-            which never means "avx512bf16" or "amx".
+            which means "avx512bf16" only beside weights="bfloat16", and never "amx".
         cache_bytes: memory for keys and values, at most; it is taken as it is needed and then kept. None is a
             quarter of the memory that is available now, and at least what one full window needs.
         max_batch: alternatives that are computed together, 1 to 256; more wait in the queue.
@@ -86,6 +88,7 @@ def load(
         tensors,
         {
             "isa": isa if isa is not None else os.environ.get("GPT2_ISA", "auto"),
+            "rounding": weights == "bfloat16",
             "threads": count,
             "cpus": _cpus(cpus),
             "cache_bytes": whole("cache_bytes", cache_bytes, 1, 2**62) if cache_bytes is not None else 0,

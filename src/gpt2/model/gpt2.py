@@ -58,6 +58,12 @@ def untouched(name: str, x: Tensor) -> Tensor:
     return x
 
 
+def within(part: str, hook: Hook | None) -> Hook | None:
+    """The hook as a part of the model sees it, which does not know its own name: so all blocks run the same
+    code, and whoever compiles one of them has compiled them all."""
+    return None if hook is None else lambda name, x: hook(f"{part}.{name}", x)
+
+
 class Linear(nn.Module):
     """y = x W + b. The released files store W as [in, out]; PyTorch's own Linear stores it transposed."""
 
@@ -75,12 +81,16 @@ class Linear(nn.Module):
 class LayerNorm(nn.LayerNorm):
     """(x - mean) / sqrt(variance + epsilon) * gain + bias, over C (Ba et al. 2016, arXiv:1607.06450)."""
 
-    def hooked(self, x: Tensor, hook: Hook, name: str) -> Tensor:
+    def hooked(self, x: Tensor, hook: Hook) -> Tensor:
         """The same in single steps, where somebody looks at them."""
         centred = x - x.mean(-1, keepdim=True)  # [B, T, C]
         variance = centred.pow(2).mean(-1, keepdim=True)  # [B, T, 1]
-        scale = hook(f"{name}.hook_scale", (variance + self.eps).sqrt())
-        return hook(f"{name}.hook_normalized", centred / scale) * self.weight + self.bias
+        scale = hook("hook_scale", (variance + self.eps).sqrt())
+        return hook("hook_normalized", centred / scale) * self.weight + self.bias
+
+
+def normalised(layer: LayerNorm, x: Tensor, hook: Hook | None) -> Tensor:
+    return layer(x) if hook is None else layer.hooked(x, hook)
 
 
 class Attention(nn.Module):
@@ -99,7 +109,7 @@ class Attention(nn.Module):
             self.scale /= layer + 1
         self.upcast = config.reorder_and_upcast_attn
 
-    def forward(self, x: Tensor, allowed: Tensor | None, hook: Hook | None, name: str) -> Tensor:
+    def forward(self, x: Tensor, allowed: Tensor | None, hook: Hook | None) -> Tensor:
         b, t, c = x.shape
         q, k, v = (
             part.view(b, t, self.heads, self.head_dim)  # [B, T, H, D]
@@ -118,24 +128,22 @@ class Attention(nn.Module):
             )
             z = z.transpose(1, 2)  # [B, T, H, D]
         else:
-            z = self.attend(q, k, v, allowed, hook or untouched, name)
+            z = self.attend(q, k, v, allowed, hook or untouched)
         return self.c_proj(z.reshape(b, t, c))
 
-    def attend(
-        self, q: Tensor, k: Tensor, v: Tensor, allowed: Tensor | None, hook: Hook, name: str
-    ) -> Tensor:
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, allowed: Tensor | None, hook: Hook) -> Tensor:
         """What scaled_dot_product_attention computes, step by step. q, k, v and the result: [B, T, H, D]."""
         t = q.shape[1]
-        q, k, v = (hook(f"{name}.hook_{letter}", part) for letter, part in (("q", q), ("k", k), ("v", v)))
+        q, k, v = (hook(f"hook_{letter}", part) for letter, part in (("q", q), ("k", k), ("v", v)))
         if self.upcast:  # scores and softmax in float32 even where the rest is in 16 bits
             q, k = q.float(), k.float()
         scores = torch.einsum("bqhd,bkhd->bhqk", q * self.scale, k)  # [B, H, T, T]
         if allowed is None:
             allowed = torch.ones(t, t, dtype=torch.bool, device=q.device).tril()
-        scores = hook(f"{name}.hook_attn_scores", scores.masked_fill(~allowed, -math.inf))
-        pattern = hook(f"{name}.hook_pattern", scores.softmax(-1)).to(v.dtype)
+        scores = hook("hook_attn_scores", scores.masked_fill(~allowed, -math.inf))
+        pattern = hook("hook_pattern", scores.softmax(-1)).to(v.dtype)
         pattern = functional.dropout(pattern, self.dropout, self.training)
-        return hook(f"{name}.hook_z", torch.einsum("bhqk,bkhd->bqhd", pattern, v))
+        return hook("hook_z", torch.einsum("bhqk,bkhd->bqhd", pattern, v))
 
 
 class MLP(nn.Module):
@@ -147,10 +155,10 @@ class MLP(nn.Module):
         self.c_proj = Linear(config.inner, config.n_embd)
         self.activation = ACTIVATIONS[config.activation]
 
-    def forward(self, x: Tensor, hook: Hook | None, name: str) -> Tensor:
+    def forward(self, x: Tensor, hook: Hook | None) -> Tensor:
         hook = hook or untouched
-        pre = hook(f"{name}.hook_pre", self.c_fc(x))  # [B, T, I]
-        post = hook(f"{name}.hook_post", self.activation(pre))
+        pre = hook("hook_pre", self.c_fc(x))  # [B, T, I]
+        post = hook("hook_post", self.activation(pre))
         return self.c_proj(post)
 
 
@@ -164,18 +172,16 @@ class Block(nn.Module):
         self.ln_2 = LayerNorm(config.n_embd, eps=config.layer_norm_epsilon)
         self.mlp = MLP(config)
         self.dropout = config.resid_pdrop
-        self.name = f"blocks.{layer}"
 
     def forward(self, x: Tensor, allowed: Tensor | None = None, hook: Hook | None = None) -> Tensor:
-        name, tap = self.name, hook or untouched
-        x = tap(f"{name}.hook_resid_pre", x)  # [B, T, C]
-        normed = self.ln_1(x) if hook is None else self.ln_1.hooked(x, hook, f"{name}.ln1")
-        out = self.attn(normed, allowed, hook, f"{name}.attn")
+        tap = hook or untouched
+        x = tap("hook_resid_pre", x)  # [B, T, C]
+        out = self.attn(normalised(self.ln_1, x, within("ln1", hook)), allowed, within("attn", hook))
         out = functional.dropout(out, self.dropout, self.training)
-        x = tap(f"{name}.hook_resid_mid", x + tap(f"{name}.hook_attn_out", out))
-        normed = self.ln_2(x) if hook is None else self.ln_2.hooked(x, hook, f"{name}.ln2")
-        out = functional.dropout(self.mlp(normed, hook, f"{name}.mlp"), self.dropout, self.training)
-        return tap(f"{name}.hook_resid_post", x + tap(f"{name}.hook_mlp_out", out))
+        x = tap("hook_resid_mid", x + tap("hook_attn_out", out))
+        out = self.mlp(normalised(self.ln_2, x, within("ln2", hook)), within("mlp", hook))
+        out = functional.dropout(out, self.dropout, self.training)
+        return tap("hook_resid_post", x + tap("hook_mlp_out", out))
 
 
 class GPT2(nn.Module):
@@ -263,13 +269,13 @@ class GPT2(nn.Module):
         x = tap("hook_embed", self.wte(ids)) + tap("hook_pos_embed", self.wpe(positions))  # [B, T, C]
         x = functional.dropout(x, self.config.embd_pdrop, self.training)
         allowed = None if documents is None else same_document(documents)
-        for block in self.h:
+        for i, block in enumerate(self.h):
             x = x if between is None else between(x)
             if self.activation_checkpointing and self.training and hook is None:
                 x = checkpoint(block, x, allowed, use_reentrant=False)
             else:
-                x = block(x, allowed, hook)
-        return self.ln_f(x) if hook is None else self.ln_f.hooked(x, hook, "ln_final")
+                x = block(x, allowed, within(f"blocks.{i}", hook))
+        return normalised(self.ln_f, x, within("ln_final", hook))
 
 
 def same_document(documents: Tensor) -> Tensor:

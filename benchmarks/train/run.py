@@ -22,6 +22,7 @@ Last comes one line of JSON.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import signal
@@ -111,8 +112,6 @@ def theirs(args: argparse.Namespace) -> Any:
 
 
 def tuned(args: argparse.Namespace) -> Steps:
-    import contextlib
-
     import torch
 
     model = theirs(args)
@@ -205,17 +204,20 @@ def work(args: argparse.Namespace) -> None:
     """Answers each line of stdin, a number of steps, with the seconds and the memory as JSON."""
     import torch
 
+    from gpt2.train.memory import kept_memory
+
     out = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # what libraries print is not part of the answer
     torch.set_num_threads(args.threads)
-    steps = MAKERS[args.worker](args)
-    for line in sys.stdin:
-        seconds = steps(int(line))
-        if args.device == "cpu":
-            peak = int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) / 1024
-        else:
-            peak = torch.cuda.max_memory_allocated() / 2**20
-        out.write(json.dumps({"seconds": seconds, "peak_mb": peak}) + "\n")
+    with kept_memory() if args.worker.startswith("ours") else contextlib.nullcontext():  # as gpt2.train.run
+        steps = MAKERS[args.worker](args)
+        for line in sys.stdin:
+            seconds = steps(int(line))
+            if args.device == "cpu":
+                peak = int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) / 1024
+            else:
+                peak = torch.cuda.max_memory_allocated() / 2**20
+            out.write(json.dumps({"seconds": seconds, "peak_mb": peak}) + "\n")
 
 
 class Worker:

@@ -1,4 +1,4 @@
-"""One of the processes of test_distributed.py, started by torchrun: the same run alone, by DDP and by FSDP2.
+"""One of the processes of test_distributed.py, started by torchrun: the same runs alone, by DDP and by FSDP2.
 
     torchrun --nproc-per-node 2 distributed_worker.py FOLDER
 
@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from gpt2.train.checkpoint import Store
 from gpt2.train.loop import Trainer
-from gpt2.train.optimizer import whole
+from gpt2.train.lora import adapt, adapter_of, merged_weights
 from gpt2.train.report import Report
 from gpt2.train.world import World
 from train import runs
@@ -42,14 +42,24 @@ class Told(Report):
         self.held_out.append(loss)
 
 
+CASES: dict[str, dict[str, Any]] = {
+    "all weights": {},
+    "lora": {"recipe": "lora", "max_steps": 20},
+    "dora": {"recipe": "lora", "dora": True, "max_steps": 20},
+    "float16": {"precision": "float16", "max_steps": 20},
+}
+
+
 def trainer(world: World, folder: Path | None = None, **given: Any) -> Trainer:
-    settings = runs.run_settings(
-        batch=8, micro_batch=2, max_steps=STEPS, evaluate_every=10, lr=3e-3, checkpoint_every=1000, **given
-    )
+    how = {"max_steps": STEPS, "lr": 3e-3, "evaluate_every": 10, "checkpoint_every": 1000, **given}
+    settings = runs.run_settings(batch=8, micro_batch=2, **how)
+    model = runs.tiny()
+    if settings.recipe == "lora":
+        adapt(model, rank=4, targets=["all"], dora=settings.dora)
     split = {"rank": world.rank, "ranks": world.ranks}
     return Trainer(
         settings,
-        runs.tiny(),
+        model,
         runs.batches(settings, **split),
         runs.batches(settings, seed=9, count=11, **split),
         world=world,
@@ -59,36 +69,47 @@ def trainer(world: World, folder: Path | None = None, **given: Any) -> Trainer:
 
 
 def weights(run: Trainer) -> torch.Tensor:
-    return torch.cat([whole(p).detach().flatten() for _, p in run.named])
+    """Of the model, adapters in them."""
+    return torch.cat([p.detach().flatten() for _, p in merged_weights(run.model)])
+
+
+def compared(case: str, kind: str, alone: Trainer, world: World, folder: Path) -> dict[str, Any]:
+    more = {**CASES[case], "shard": kind == "fsdp"}
+    together = trainer(world, **more)
+    assert together.train.accumulation == 2
+    together.run()
+    found = weights(together)
+    half = trainer(world, folder / case / kind, **more)
+    for _ in range(10):
+        half.step()
+    half.save()
+    distributed.barrier()
+    again = trainer(world, folder / case / kind, **more)
+    assert again.resume()
+    again.run()
+    out = {
+        "losses": together.report.losses,
+        "held_out": together.report.held_out,
+        "weights": float((found - weights(alone)).abs().max()),
+        "resumed": bool(torch.equal(found, weights(again))),
+    }
+    if "lora" in more.values():
+        mine, theirs = (adapter_of(run.model).modules for run in (together, alone))
+        out["adapter"] = max(float(abs(m.a - theirs[name].a).max()) for name, m in mine.items())
+    return out
 
 
 def main(folder: Path) -> None:
     torch.set_num_threads(1)
     distributed.init_process_group("gloo")
     rank, ranks = distributed.get_rank(), distributed.get_world_size()
-    alone = trainer(World())
-    alone.run()
-    results = {"alone": {"losses": alone.report.losses, "held_out": alone.report.held_out}}
-    for kind, more in (("ddp", {}), ("fsdp", {"shard": True})):
-        world = World(rank, ranks)
-        together = trainer(world, **more)
-        assert together.train.accumulation == 2
-        together.run()
-        found = weights(together)
-        half = trainer(world, folder / kind, **more)
-        for _ in range(20):
-            half.step()
-        half.save()
-        distributed.barrier()
-        again = trainer(world, folder / kind, **more)
-        assert again.resume()
-        again.run()
-        results[kind] = {
-            "losses": together.report.losses,
-            "held_out": together.report.held_out,
-            "weights": float((found - weights(alone)).abs().max()),
-            "resumed": bool(torch.equal(found, weights(again))),
-        }
+    results = {}
+    for case, more in CASES.items():
+        alone = trainer(World(), **more)
+        alone.run()
+        results[case] = {"alone": {"losses": alone.report.losses, "held_out": alone.report.held_out}}
+        for kind in ("ddp", "fsdp"):
+            results[case][kind] = compared(case, kind, alone, World(rank, ranks), folder)
     if rank == 0:
         (folder / "results.json").write_text(json.dumps(results))
     distributed.destroy_process_group()

@@ -61,7 +61,7 @@ def batches(settings: Settings, seed: int = 0, count: int = 40, **more: Any) -> 
     )
 
 
-def run_settings(**given: Any) -> Settings:
+def run_settings(recipe: Any = "finetune", **given: Any) -> Settings:
     defaults = {
         "data": ("x",),
         "window": T,
@@ -74,7 +74,7 @@ def run_settings(**given: Any) -> Settings:
         "warmup": 2.0,
         "threads": 1,
     }
-    return Settings.of("finetune", **{**defaults, **given})
+    return Settings.of(recipe, **{**defaults, **given})
 
 
 def trainer(

@@ -6,7 +6,9 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="torch is not installed")
 
-from gpt2.train.loss import NO_LOSS, cross_entropy  # noqa: E402
+from gpt2.train.loss import NO_LOSS, compiled_slice_loss, cross_entropy, slice_loss  # noqa: E402
+from machine import need  # noqa: E402
+from native_builds import tool  # noqa: E402
 
 
 def case(n: int, dtype: object, v: int = 37, c: int = 8) -> tuple[object, object, object]:
@@ -104,3 +106,22 @@ def test_the_logits_never_exist_whole() -> None:
         loss = cross_entropy(hidden, head, targets, rows=32)
     loss.backward()
     assert max(seen) <= 1000 * 8
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_compiled_slices_are_the_slices(dtype: object) -> None:
+    need(tool("g++"), "torch.compile needs a C++ compiler: apt-get install g++")
+    torch._dynamo.reset()
+    generator = torch.Generator().manual_seed(1)
+    logits = torch.randn(33, 203, generator=generator).mul(3).to(dtype)
+    targets = torch.randint(0, 203, (33,), generator=generator)
+    targets[::5] = NO_LOSS
+    plain, fast = (f(logits.clone(), targets, dtype) for f in (slice_loss, compiled_slice_loss()))
+    assert fast[1].dtype == dtype
+    assert float(abs(plain[0] - fast[0])) <= 1e-6 * float(plain[0])
+    # exp(x - log Z) of float32 numbers of this size; where it is narrowed, one rounding of a number below 1.
+    bound = 4 * 2.0**-24 * (float(logits.abs().max()) + 1) + (0.0 if dtype == torch.float32 else 2.0**-8)
+    assert float((plain[1] - fast[1]).abs().max()) <= bound
+    loss, none = compiled_slice_loss()(logits.clone(), targets, None)
+    assert none is None
+    assert float(abs(loss - plain[0])) <= 1e-6 * float(plain[0])

@@ -38,6 +38,7 @@ from torch.utils.checkpoint import checkpoint
 
 from gpt2.config import GPT2Config
 from gpt2.errors import InvalidRequest
+from gpt2.model.attention import attention, faster_in_blocks
 
 Hook: TypeAlias = Callable[[str, Tensor], Tensor]
 """(name of the point, its value) -> the value to go on with."""
@@ -117,15 +118,13 @@ class Attention(nn.Module):
         )
         if hook is None and not self.upcast:
             q, k, v = (part.transpose(1, 2) for part in (q, k, v))  # [B, H, T, D]
-            z = functional.scaled_dot_product_attention(
-                q,
-                k,
-                v,
-                attn_mask=allowed,
-                dropout_p=self.dropout if self.training else 0.0,
-                is_causal=allowed is None,
-                scale=self.scale,
-            )
+            dropout = self.dropout if self.training else 0.0
+            if torch.compiler.is_compiling() and faster_in_blocks(q, dropout):
+                z = attention(q, k, v, allowed, self.scale)
+            else:
+                z = functional.scaled_dot_product_attention(
+                    q, k, v, attn_mask=allowed, dropout_p=dropout, is_causal=allowed is None, scale=self.scale
+                )
             z = z.transpose(1, 2)  # [B, T, H, D]
         else:
             z = self.attend(q, k, v, allowed, hook or untouched)

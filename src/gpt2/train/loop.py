@@ -30,11 +30,11 @@ from gpt2.train.asked import Asked
 from gpt2.train.checkpoint import Checkpoint, Store
 from gpt2.train.data import Batches
 from gpt2.train.objective import Arrays, Objective, on_device
-from gpt2.train.optimizer import Optimizers, like, whole
+from gpt2.train.optimizer import Optimizers
 from gpt2.train.report import Report
 from gpt2.train.schedule import Schedule
 from gpt2.train.settings import Settings, differences
-from gpt2.train.tensors import from_numpy, to_numpy
+from gpt2.train.tensors import from_numpy, like, to_numpy, whole
 from gpt2.train.world import World
 
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -122,7 +122,7 @@ class Trainer:
         if settings.compile:
             for block in model.h:  # not the embedding: its compiled gradient is not the same every time
                 block.compile(dynamic=False)
-        objective = Objective(model, rows=settings.loss_rows)
+        objective = Objective(model, rows=settings.loss_rows, compiled=settings.compile)
         self._asked: Asked | None = None
         if self.world.ranks == 1:  # several processes have to agree, and do so between passes
             objective.look = self._look

@@ -30,6 +30,7 @@ from torch.nn import functional
 
 from gpt2.errors import InvalidRequest, WeightsError
 from gpt2.model.gpt2 import GPT2, Linear
+from gpt2.train.tensors import whole
 from gpt2.weights.adapter_config import MAX_RANK
 from gpt2.weights.adapters import LINEARS, Adapter, LowRank, check_adapter
 
@@ -94,12 +95,19 @@ class LoRALinear(Linear):
         """Put the adapter into the weight."""
         if self.merged:
             return
-        changed = self.weight + self.delta()
-        if self.magnitude is not None:
-            self._gain = self.magnitude / column_lengths(changed)
-            changed = changed * self._gain
+        changed, self._gain = with_adapter(self.weight, self.delta(), self.magnitude)
         self.weight.copy_(changed)
         self.merged = True
+
+    @torch.no_grad()
+    def merged_weight(self) -> Tensor:
+        """[in, out], what merge() would leave; whole where several processes hold parts (all must ask)."""
+        weight = whole(self.weight)
+        if self.merged:
+            return weight
+        delta = self.scale * (whole(self.lora_B) @ whole(self.lora_A)).T
+        magnitude = None if self.magnitude is None else whole(self.magnitude)
+        return with_adapter(weight, delta, magnitude)[0]
 
     @torch.no_grad()
     def unmerge(self) -> None:
@@ -109,6 +117,15 @@ class LoRALinear(Linear):
         plain = self.weight if self._gain is None else self.weight / self._gain
         self.weight.copy_(plain - self.delta())
         self.merged, self._gain = False, None
+
+
+def with_adapter(weight: Tensor, delta: Tensor, magnitude: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """W + delta, and of DoRA what each column was multiplied by to have the length of `magnitude`."""
+    changed = weight + delta
+    if magnitude is None:
+        return changed, None
+    gain = magnitude / column_lengths(changed)
+    return changed * gain, gain
 
 
 def column_lengths(weight: Tensor) -> Tensor:
@@ -179,8 +196,11 @@ def attach(model: GPT2, adapter: Adapter) -> GPT2:
 
 
 def adapter_of(model: GPT2, *, base: str | None = None) -> Adapter:
-    """The adapter of a model as it stands, float32 copies, for save_adapter(). `base` names the model that it
-    belongs to. Raises InvalidRequest when there is none, WeightsError for values that are not finite."""
+    """The adapter of a model as it stands, float32 copies, for save_adapter(); `base` names the model that it
+    belongs to. Of a sharded model every process must ask.
+
+    Raises InvalidRequest when there is none, WeightsError for values that are not finite.
+    """
     layers = dict(adapted(model))
     if not layers:
         raise InvalidRequest("the model has no adapter", hint="adapt(model)")
@@ -210,6 +230,19 @@ def adapter_parameters(model: GPT2) -> Iterator[tuple[str, nn.Parameter]]:
             parameter = getattr(layer, part)
             if parameter is not None:
                 yield f"{name}.{part}", parameter
+
+
+@torch.no_grad()
+def merged_weights(model: GPT2) -> Iterator[tuple[str, Tensor]]:
+    """The weights that the model would have with its adapters in them, by the names of a plain one; the model
+    stays as it is. Of a sharded model they are whole, and every process must ask for all."""
+    layers = dict(adapted(model))
+    for name, parameter in model.named_parameters():
+        module, _, part = name.rpartition(".")
+        if module not in layers or part == "bias":
+            yield name, whole(parameter)
+        elif part == "weight":
+            yield name, layers[module].merged_weight()
 
 
 def merge(model: GPT2) -> None:
@@ -281,5 +314,6 @@ def _replace(model: GPT2, name: str, layer: Linear) -> None:
 
 
 def _numpy(parameter: Tensor) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
-    array: np.ndarray[tuple[int, ...], np.dtype[np.float32]] = parameter.detach().float().cpu().numpy().copy()
+    values = whole(parameter.detach()).float().cpu().numpy()
+    array: np.ndarray[tuple[int, ...], np.dtype[np.float32]] = values.copy()
     return array

@@ -37,9 +37,9 @@ class Looked(torch.autograd.Function):
 class Objective(nn.Module):
     """(tokens, targets, documents, positions) -> the summed cross-entropy of all targets, in nats."""
 
-    def __init__(self, model: GPT2, *, rows: int = 1024) -> None:
+    def __init__(self, model: GPT2, *, rows: int = 1024, compiled: bool = False) -> None:
         super().__init__()
-        self.model, self.rows = model, rows
+        self.model, self.rows, self.compiled = model, rows, compiled
         self.look: Callable[[], None] | None = None
         """Called before each block, forward and back: a pass through a large model takes longer than whoever
         asks it to stop would wait."""
@@ -57,7 +57,9 @@ class Objective(nn.Module):
         hidden = self.model.hidden(
             tokens, positions=positions, documents=documents, between=between
         )  # [B, T, C]
-        return cross_entropy(hidden.flatten(0, 1), self.model.head, targets.flatten(), rows=self.rows)
+        return cross_entropy(
+            hidden.flatten(0, 1), self.model.head, targets.flatten(), rows=self.rows, compiled=self.compiled
+        )
 
 
 def on_device(batch: Batch, device: torch.device) -> Arrays:

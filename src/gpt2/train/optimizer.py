@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from gpt2.errors import CheckpointError, InvalidRequest
 from gpt2.train.settings import PEAK_AT_768, Settings
+from gpt2.train.tensors import like, whole
 
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 """Coefficients of the quintic: steepest at zero among those that keep singular values near 1 (Jordan,
@@ -120,20 +121,6 @@ class Optimizers:
         return {}
 
 
-def whole(tensor: Tensor) -> Tensor:
-    """The tensor itself, or all of one that several processes hold in parts (all of them must ask)."""
-    return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
-
-
-def like(tensor: Tensor, parameter: Tensor) -> Tensor:
-    """A copy of a whole tensor, held as `parameter` is: in parts where that is."""
-    if not hasattr(parameter, "device_mesh"):
-        return tensor.clone()
-    from torch.distributed.tensor import distribute_tensor
-
-    return distribute_tensor(tensor, parameter.device_mesh, parameter.placements)
-
-
 def adamw(named: Named, settings: Settings) -> torch.optim.AdamW:
     """PyTorch's AdamW with the two groups: decayed, and not."""
     decayed = [p for name, p in named if is_decayed(name, p, settings.decay_positions)]
@@ -179,16 +166,24 @@ class Muon(torch.optim.Optimizer):
                     part.add_(orthogonalise(u), alpha=-group["lr"] * scale)
 
 
+def multiplies_bfloat16(device: torch.device) -> bool:
+    """Whether products of bfloat16 are faster than those of float32: on GPUs, with AVX-512 BF16, with AMX."""
+    if device.type != "cpu":
+        return True
+    asked = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")  # not public; older PyTorch lacks them
+    return any(getattr(torch.cpu, name, bool)() for name in asked)
+
+
 def orthogonalise(m: Tensor) -> Tensor:
     """[R, C] -> the same singular vectors, with singular values moved near 1; the result has m's dtype.
 
-    In bfloat16 on a GPU, as its author has it; in float32 on a CPU, of which many multiply bfloat16 thirty
-    times slower.
+    In bfloat16, as its author has it, where the device multiplies that; a processor that does not takes
+    thirty times as long with it, and gets float32.
     """
     a, b, c = NEWTON_SCHULZ
     tall = m.shape[0] > m.shape[1]
     x = m.T if tall else m  # the shorter side first: its products are the smaller ones
-    x = x.bfloat16() if x.is_cuda else x.float()
+    x = x.bfloat16() if multiplies_bfloat16(x.device) else x.float()
     x = x / x.norm().clamp(min=1e-7)
     for _ in range(5):
         s = x @ x.T

@@ -27,7 +27,7 @@ from gpt2.train.after import measure_after, read_text, summary
 from gpt2.train.checkpoint import Store
 from gpt2.train.data import Tokens
 from gpt2.train.loop import Progress, Trainer
-from gpt2.train.optimizer import whole
+from gpt2.train.memory import kept_memory
 from gpt2.train.plan import Plan, make_plan
 from gpt2.train.report import Report, silent
 from gpt2.train.sample import sampled_texts
@@ -112,15 +112,16 @@ def run(
         if held_out is None:
             report.note("nothing is held out: the run cannot see when it overfits")
         try:
-            done = trainer.run()
+            with kept_memory():
+                done = trainer.run()
         finally:
             report.close()
         say(ending(done, trainer.steps))
         trainer.load_best()
         card = None
         with together(world):
-            if settings.recipe == "lora" and world.first:
-                keep_adapter(output, start)
+            if settings.recipe == "lora":
+                keep_adapter(output, start, world)
             tensors = weights_of(start.model, settings.save_precision)
             if world.first:
                 card = write(output, settings, start, tokens, tensors, done, say)
@@ -187,19 +188,22 @@ def ending(done: Progress, steps: int) -> str:
 
 
 def weights_of(model: GPT2, precision: str) -> dict[str, Any]:
-    """All weights by name, for a file; every process must ask, of sharded ones each has a part."""
+    """All weights by name, adapters in them, for a file; every process must ask: of sharded ones each has a
+    part."""
+    from gpt2.train.lora import merged_weights
+
     dtype = getattr(torch, precision)
-    return {name: to_numpy(whole(p).to(dtype), name) for name, p in model.named_parameters()}
+    return {name: to_numpy(p.to(dtype), name) for name, p in merged_weights(model)}
 
 
-def keep_adapter(output: Path, start: Start) -> None:
-    """Write the adapter for `peft` and for the engine, then put it into the model's weights."""
-    from gpt2.train.lora import adapter_of, merge, remove
+def keep_adapter(output: Path, start: Start, world: World) -> None:
+    """Write the adapter for `peft` and for the engine; every process must come here."""
+    from gpt2.train.lora import adapter_of
     from gpt2.weights.adapters import save_adapter
 
-    save_adapter(output / ADAPTER, adapter_of(start.model, base=start.name), start.model.config)
-    merge(start.model)
-    remove(start.model)
+    adapter = adapter_of(start.model, base=start.name)
+    if world.first:
+        save_adapter(output / ADAPTER, adapter, start.model.config)
 
 
 def write(

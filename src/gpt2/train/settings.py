@@ -178,7 +178,7 @@ class Settings:
         "float32", ("float32", "bfloat16", "float16"), "of the matrix products; weights stay float32"
     )
     activation_checkpointing: bool = _flag(False, "keep only the inputs of blocks: less memory, more time")
-    compile: bool = _flag(False, "compile the blocks (torch.compile)")
+    compile: bool = _flag(False, "compile blocks and loss (torch.compile); needs a C++ compiler on a CPU")
     loss_rows: int = _whole(1024, "positions whose logits exist at once")
     shard: bool = _flag(False, "several processes: FSDP2, each holds a part of the weights, not DDP")
     threads: int | None = _whole(None, "threads of each process; another number gives other bits", free=True)

@@ -32,6 +32,17 @@ def value_and_gradients(compute: Any, q: Any, k: Any, v: Any, toward: Any) -> li
     return [y.detach(), *(x.grad for x in leaves)]
 
 
+@pytest.fixture
+def compiler() -> Any:
+    from machine import need
+    from native_builds import tool
+
+    need(tool("g++"), "torch.compile needs a C++ compiler: apt-get install g++")
+    torch._dynamo.reset()
+    yield torch._dynamo.utils.counters
+    torch._dynamo.reset()
+
+
 @pytest.mark.parametrize("masked", [False, True], ids=["causal", "documents"])
 @pytest.mark.parametrize("t", [1, 2, BLOCK - 1, BLOCK, BLOCK + 1, 2 * BLOCK, 300])
 def test_value_and_gradients_are_pytorchs(t: int, masked: bool) -> None:
@@ -67,22 +78,31 @@ def test_bfloat16_is_as_near_to_the_truth_as_pytorchs() -> None:
         assert off <= max(2.0**-8, 2 * their_off)
 
 
+@pytest.mark.parametrize("compiled", [False, True], ids=["plain", "compiled"])
+def test_large_scores_stay_exact_under_autocast(compiled: bool, compiler: Any) -> None:
+    """Scores of some hundreds, which bfloat16 knows to 1: a pattern from rounded ones is another pattern, and
+    gradients that meet it with exact ones grow without bound."""
+    q, k, v, toward = case(2 * BLOCK, torch.bfloat16, d=64)
+    q, k = 6 * q, 6 * k
+    exact = value_and_gradients(
+        lambda *x: attention(*x, None, 0.125), *(x.double() for x in (q, k, v, toward))
+    )
+    assert float((q.double() @ k.double().mT).abs().max()) * 0.125 > 100
+    compute = torch.compile(attention, dynamic=False) if compiled else attention
+
+    def under_autocast(*x: Any) -> Any:
+        with torch.autocast("cpu", torch.bfloat16):
+            return compute(*x, None, 0.125)
+
+    for a, truth in zip(value_and_gradients(under_autocast, q, k, v, toward), exact, strict=True):
+        assert float((a.double() - truth).abs().max()) <= 2.0**-7 * float(truth.abs().max())
+
+
 def test_only_where_it_is_faster() -> None:
     q = torch.zeros(1, 1, 2, 2)
     assert faster_in_blocks(q.bfloat16(), 0.0)
     assert not faster_in_blocks(q.bfloat16(), 0.1)  # there is no dropout in it
     assert not faster_in_blocks(q, 0.0)
-
-
-@pytest.fixture
-def compiler() -> Any:
-    from machine import need
-    from native_builds import tool
-
-    need(tool("g++"), "torch.compile needs a C++ compiler: apt-get install g++")
-    torch._dynamo.reset()
-    yield torch._dynamo.utils.counters
-    torch._dynamo.reset()
 
 
 @pytest.mark.parametrize("packed", [False, True], ids=["causal", "documents"])

@@ -49,16 +49,14 @@ class BlockAttention(torch.autograd.Function):
             pattern = (score - log_z).exp().to(v.dtype)
             out.append(pattern @ v[:, :, :e])
             sums.append(log_z)
-        y = torch.cat(out, 2)
-        ctx.save_for_backward(q, k, v, y, torch.cat(sums, 2), allowed)
+        ctx.save_for_backward(q, k, v, torch.cat(sums, 2), allowed)
         ctx.scale = scale
-        return y
+        return torch.cat(out, 2)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         (grad,) = grads  # [B, H, T, D]
-        q, k, v, y, log_z, allowed = ctx.saved_tensors
-        inner = (grad.to(log_z.dtype) * y).sum(-1, keepdim=True)  # [B, H, T, 1]: sum over keys of p dp
+        q, k, v, log_z, allowed = ctx.saved_tensors
         grad_q = []
         grad_k, grad_v = (torch.zeros_like(x, dtype=log_z.dtype) for x in (k, v))
         for a, e in blocks(q.shape[2]):
@@ -67,7 +65,9 @@ class BlockAttention(torch.autograd.Function):
             pattern = (score - log_z[:, :, rows]).exp()  # [B, H, R, E]
             grad_v[:, :, keys] += pattern.to(v.dtype).transpose(-1, -2) @ grad[:, :, rows]
             toward = grad[:, :, rows] @ v[:, :, keys].transpose(-1, -2)  # of the pattern
-            of_score = (pattern * (toward - inner[:, :, rows]) * ctx.scale).to(q.dtype)
+            by_pattern = pattern * toward
+            of_score = by_pattern - pattern * by_pattern.sum(-1, keepdim=True)  # softmax, backwards
+            of_score = (of_score * ctx.scale).to(q.dtype)
             grad_q.append(of_score @ k[:, :, keys])
             grad_k[:, :, keys] += of_score.transpose(-1, -2) @ q[:, :, rows]
         return torch.cat(grad_q, 2), grad_k.to(k.dtype), grad_v.to(v.dtype), None, None
@@ -79,11 +79,17 @@ def blocks(t: int) -> list[tuple[int, int]]:
 
 
 def scores(q: Tensor, k: Tensor, allowed: Tensor | None, first: int, scale: float) -> Tensor:
-    """q [B, H, R, D] of the queries from `first`, k [B, H, E, D] -> [B, H, R, E]; -inf where not allowed."""
+    """q [B, H, R, D] of the queries from `first`, k [B, H, E, D] -> [B, H, R, E]; -inf where not allowed.
+
+    Autocast would round the scores, those of a hundred by a quarter; and where compiled code goes back under
+    it, not as on the way forward. A pattern from other scores than its sum makes gradients without bound.
+    """
     wide = torch.promote_types(q.dtype, torch.float32)
     end = first + q.shape[2]
     if allowed is None:
         seen = torch.arange(first, end, device=q.device)[:, None] >= torch.arange(end, device=q.device)
     else:
         seen = allowed[:, :, first:end, :end]
-    return (q.to(wide) @ k.to(wide).transpose(-1, -2) * scale).masked_fill(~seen, -math.inf)
+    with torch.autocast(q.device.type, enabled=False):  # see above
+        products = q.to(wide) @ k.to(wide).transpose(-1, -2)
+    return (products * scale).masked_fill(~seen, -math.inf)

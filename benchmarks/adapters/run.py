@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -23,22 +24,11 @@ import numpy as np
 
 import gpt2
 from gpt2 import SamplingParams, _native
-from gpt2.config import KNOWN_SIZES
 from gpt2.engine.native_params import native_params
-from gpt2.weights import expected_shapes, save_safetensors
 from gpt2.weights.adapters import Adapter, LowRank, linear_shapes
 
-
-def random_model(folder: Path) -> Path:
-    config = KNOWN_SIZES["gpt2"]
-    config.save(folder)
-    generator = np.random.default_rng(1)
-    arrays = {
-        name: generator.standard_normal(shape, dtype=np.float32) * np.float32(0.05)
-        for name, shape in expected_shapes(config).items()
-    }
-    save_safetensors(folder / "model.safetensors", arrays, {"format": "pt"})
-    return folder
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from shapes import random_model
 
 
 def random_adapter(config: gpt2.GPT2Config, rank: int, seed: int, dora: bool) -> Adapter:

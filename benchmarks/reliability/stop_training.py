@@ -35,7 +35,8 @@ from gpt2.train.lora import adapt
 from gpt2.train.report import Report
 from gpt2.train.settings import Settings
 
-SHAPES = {"124M": "gpt2", "355M": "gpt2-medium"}
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from shapes import SHAPES
 
 
 def train(folder: Path, args: argparse.Namespace) -> None:

@@ -15,6 +15,7 @@ import argparse
 import asyncio
 import json
 import statistics
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -23,8 +24,9 @@ from typing import Any
 import numpy as np
 
 import gpt2
-from gpt2.config import KNOWN_SIZES
-from gpt2.weights import expected_shapes, save_safetensors
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from shapes import random_model
 
 KINDS: dict[str, dict[str, Any]] = {
     "sampling": {"temperature": 0.8, "top_p": 0.9},
@@ -38,18 +40,6 @@ KINDS: dict[str, dict[str, Any]] = {
     "guidance": {"guidance_scale": 1.5},
     "best of 3": {"best_of": 3},
 }
-
-
-def random_model(folder: Path) -> Path:
-    config = KNOWN_SIZES["gpt2"]
-    config.save(folder)
-    generator = np.random.default_rng(1)
-    arrays = {
-        name: generator.standard_normal(shape, dtype=np.float32) * np.float32(0.05)
-        for name, shape in expected_shapes(config).items()
-    }
-    save_safetensors(folder / "model.safetensors", arrays, {"format": "pt"})
-    return folder
 
 
 def batch_of(kinds: list[str], size: int, vocab: int) -> list[tuple[list[int], dict[str, Any]]]:

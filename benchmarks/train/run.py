@@ -34,11 +34,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from shapes import SHAPES
+
 CONTENDERS = ("ours", "tuned", "trainer", "ours lora", "peft lora")
 AGAINST = {
     "ours": "tuned", "tuned": "tuned", "trainer": "tuned", "ours lora": "peft lora", "peft lora": "peft lora",
 }  # fmt: skip
-SHAPES = {"124M": "gpt2", "355M": "gpt2-medium", "774M": "gpt2-large", "1.5B": "gpt2-xl"}
 TARGETS = ["attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj"]
 
 Steps = Callable[[int], float]

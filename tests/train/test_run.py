@@ -19,6 +19,7 @@ from gpt2.errors import DataError, InvalidRequest, SettingsChanged, TrainingErro
 torch = pytest.importorskip("torch", reason="torch is not installed")
 
 from gpt2.train import plan as plan_module  # noqa: E402
+from gpt2.train import run as run_module  # noqa: E402
 from gpt2.train.report import read_log  # noqa: E402
 from gpt2.train.run import Result, run  # noqa: E402
 from gpt2.train.settings import Settings, read_toml  # noqa: E402
@@ -162,6 +163,25 @@ def test_the_plan_alone_trains_nothing(notes: Path, tiny_checkpoint: Path, tmp_p
     assert result.plan.seconds > 0
     assert not (tmp_path / "out" / "run" / "checkpoints" / "step-00000000").exists()
     assert not list((tmp_path / "out").glob("*.safetensors"))
+
+
+@pytest.mark.parametrize(("precision", "able"), [("float32", True), ("float32", False), ("bfloat16", True)])
+def test_the_plan_says_what_would_be_faster(
+    precision: str,
+    able: bool,
+    notes: Path,
+    tiny_checkpoint: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(run_module, "multiplies_bfloat16", lambda device: able)
+    said: list[str] = []
+    run(
+        settings(notes, tmp_path / "out", tiny_checkpoint, precision=precision),
+        only_plan=True,
+        say=said.append,
+    )
+    assert any("--precision bfloat16" in line for line in said) == (precision == "float32" and able)
 
 
 @pytest.mark.parametrize(("what", "word"), [("memory", "memory"), ("disk", "room")])

@@ -28,6 +28,7 @@ from gpt2.train.checkpoint import Store
 from gpt2.train.data import Tokens
 from gpt2.train.loop import Progress, Trainer
 from gpt2.train.memory import kept_memory
+from gpt2.train.optimizer import multiplies_bfloat16
 from gpt2.train.plan import Plan, make_plan
 from gpt2.train.report import Report, silent
 from gpt2.train.sample import sampled_texts
@@ -171,6 +172,10 @@ def announce(trainer: Trainer, output: Path, say: Say) -> Plan:
     plan = make_plan(trainer, output)
     for line in plan.lines():
         say(line)
+    if trainer.settings.precision == "float32" and multiplies_bfloat16(trainer.world.device):
+        say(
+            "faster       this machine multiplies bfloat16: --precision bfloat16, in long runs --compile"
+        )
     plan.check()
     return plan
 

@@ -2,7 +2,8 @@
 
     python recipes/demo/evaluate.py --data OUT/data --model OUT/model --log OUT/model/run/log.jsonl
 
-Writes results.json and learning-curve.svg beside this file.
+Prints the figures; with the log of the run it writes them, too, with the curve: results.json and
+learning-curve.svg beside this file.
 
 The protocol. Each held-out novel is one document that starts from <|endoftext|>. All of its cleaned UTF-8
 text is tokenised and every token is scored exactly once, so every byte is; bits per byte are the sum of -log2
@@ -115,7 +116,7 @@ def main() -> None:
         results["learning_curve"] = [(step, round(bits, 4)) for step, bits in curve]
         lines = {k: v for k, v in results["bits_per_byte"].items() if not k.startswith("model")}
         (HERE / "learning-curve.svg").write_text(draw(results["learning_curve"], lines), encoding="utf-8")
-    (HERE / "results.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+        (HERE / "results.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
     print(json.dumps(results["bits_per_byte"], indent=2))
 
 

@@ -173,9 +173,7 @@ def announce(trainer: Trainer, output: Path, say: Say) -> Plan:
     for line in plan.lines():
         say(line)
     if trainer.settings.precision == "float32" and multiplies_bfloat16(trainer.world.device):
-        say(
-            "faster       this machine multiplies bfloat16: --precision bfloat16, in long runs --compile"
-        )
+        say("faster       this machine multiplies bfloat16: --precision bfloat16, in long runs --compile")
     plan.check()
     return plan
 

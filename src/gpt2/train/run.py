@@ -119,13 +119,7 @@ def run(
             report.close()
         say(ending(done, trainer.steps))
         trainer.load_best()
-        card = None
-        with together(world):
-            if settings.recipe == "lora":
-                keep_adapter(output, start, world)
-            tensors = weights_of(start.model, settings.save_precision)
-            if world.first:
-                card = write(output, settings, start, tokens, tensors, done, say)
+        card = keep(output, settings, start, tokens, done, world, say)
         return Result(output, plan, done, card)
 
 
@@ -188,6 +182,17 @@ def ending(done: Progress, steps: int) -> str:
     if done.ended == "patience":
         return f"stopped at step {done.step:,} of {steps:,}: the held-out loss no longer falls{best}"
     return f"all {done.step:,} steps done{best}"
+
+
+def keep(
+    output: Path, settings: Settings, start: Start, tokens: Tokens, done: Progress, world: World, say: Say
+) -> dict[str, Any] | None:
+    """Write what the run made; every process must come here, and the first has the card."""
+    with together(world):
+        if settings.recipe == "lora":
+            keep_adapter(output, start, world)
+        tensors = weights_of(start.model, settings.save_precision)
+        return write(output, settings, start, tokens, tensors, done, say) if world.first else None
 
 
 def weights_of(model: GPT2, precision: str) -> dict[str, Any]:

@@ -305,11 +305,6 @@ def show(args: argparse.Namespace, found: dict[str, Any]) -> None:
         print(f"| {name} | {spread} | {ratio} | {flops / 1e9:.0f}{share} | {one['peak_mb']:.0f} |")
 
 
-def has_bfloat16() -> bool:
-    flags = Path("/proc/cpuinfo").read_text().split()
-    return "avx512_bf16" in flags or "amx_bf16" in flags
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -330,7 +325,11 @@ def main() -> None:
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if not args.precision:
-        args.precision = "bfloat16" if args.device != "cpu" or has_bfloat16() else "float32"
+        import torch
+
+        from gpt2.train.optimizer import multiplies_bfloat16
+
+        args.precision = "bfloat16" if multiplies_bfloat16(torch.device(args.device)) else "float32"
     if args.worker:
         work(args)
         return

@@ -93,7 +93,7 @@ def compared(case: str, kind: str, alone: Trainer, world: World, folder: Path) -
         "weights": float((found - weights(alone)).abs().max()),
         "resumed": bool(torch.equal(found, weights(again))),
     }
-    if "lora" in more.values():
+    if more.get("recipe") == "lora":
         mine, theirs = (adapter_of(run.model).modules for run in (together, alone))
         out["adapter"] = max(float(abs(m.a - theirs[name].a).max()) for name, m in mine.items())
     return out

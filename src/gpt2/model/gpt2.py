@@ -82,16 +82,14 @@ class Linear(nn.Module):
 class LayerNorm(nn.LayerNorm):
     """(x - mean) / sqrt(variance + epsilon) * gain + bias, over C (Ba et al. 2016, arXiv:1607.06450)."""
 
-    def hooked(self, x: Tensor, hook: Hook) -> Tensor:
-        """The same in single steps, where somebody looks at them."""
+    def forward(self, x: Tensor, hook: Hook | None = None) -> Tensor:
+        if hook is None:
+            return super().forward(x)
+        # The same in single steps, where somebody looks at them.
         centred = x - x.mean(-1, keepdim=True)  # [B, T, C]
         variance = centred.pow(2).mean(-1, keepdim=True)  # [B, T, 1]
         scale = hook("hook_scale", (variance + self.eps).sqrt())
         return hook("hook_normalized", centred / scale) * self.weight + self.bias
-
-
-def normalised(layer: LayerNorm, x: Tensor, hook: Hook | None) -> Tensor:
-    return layer(x) if hook is None else layer.hooked(x, hook)
 
 
 class Attention(nn.Module):
@@ -175,10 +173,10 @@ class Block(nn.Module):
     def forward(self, x: Tensor, allowed: Tensor | None = None, hook: Hook | None = None) -> Tensor:
         tap = hook or untouched
         x = tap("hook_resid_pre", x)  # [B, T, C]
-        out = self.attn(normalised(self.ln_1, x, within("ln1", hook)), allowed, within("attn", hook))
+        out = self.attn(self.ln_1(x, within("ln1", hook)), allowed, within("attn", hook))
         out = functional.dropout(out, self.dropout, self.training)
         x = tap("hook_resid_mid", x + tap("hook_attn_out", out))
-        out = self.mlp(normalised(self.ln_2, x, within("ln2", hook)), within("mlp", hook))
+        out = self.mlp(self.ln_2(x, within("ln2", hook)), within("mlp", hook))
         out = functional.dropout(out, self.dropout, self.training)
         return tap("hook_resid_post", x + tap("hook_mlp_out", out))
 
@@ -274,7 +272,7 @@ class GPT2(nn.Module):
                 x = checkpoint(block, x, allowed, use_reentrant=False)
             else:
                 x = block(x, allowed, within(f"blocks.{i}", hook))
-        return normalised(self.ln_f, x, within("ln_final", hook))
+        return self.ln_f(x, within("ln_final", hook))
 
 
 def same_document(documents: Tensor) -> Tensor:

@@ -87,27 +87,30 @@ class LoRALinear(Linear):
         return base + (gain - 1) * plain + gain * low
 
     def delta(self) -> Tensor:
-        """s A^T B^T [in, out], detached."""
-        return self.scale * (self.lora_B.detach() @ self.lora_A.detach()).T
+        """s A^T B^T [in, out], detached; whole where several processes hold parts (all must ask)."""
+        return self.scale * (whole(self.lora_B.detach()) @ whole(self.lora_A.detach())).T
+
+    def _with_adapter(self) -> tuple[Tensor, Tensor | None]:
+        """W + delta(), and of DoRA what each column was multiplied by to have its trained length."""
+        changed = whole(self.weight) + self.delta()
+        if self.magnitude is None:
+            return changed, None
+        gain = whole(self.magnitude) / column_lengths(changed)
+        return changed * gain, gain
 
     @torch.no_grad()
     def merge(self) -> None:
         """Put the adapter into the weight."""
         if self.merged:
             return
-        changed, self._gain = with_adapter(self.weight, self.delta(), self.magnitude)
+        changed, self._gain = self._with_adapter()
         self.weight.copy_(changed)
         self.merged = True
 
     @torch.no_grad()
     def merged_weight(self) -> Tensor:
         """[in, out], what merge() would leave; whole where several processes hold parts (all must ask)."""
-        weight = whole(self.weight)
-        if self.merged:
-            return weight
-        delta = self.scale * (whole(self.lora_B) @ whole(self.lora_A)).T
-        magnitude = None if self.magnitude is None else whole(self.magnitude)
-        return with_adapter(weight, delta, magnitude)[0]
+        return whole(self.weight) if self.merged else self._with_adapter()[0]
 
     @torch.no_grad()
     def unmerge(self) -> None:
@@ -117,15 +120,6 @@ class LoRALinear(Linear):
         plain = self.weight if self._gain is None else self.weight / self._gain
         self.weight.copy_(plain - self.delta())
         self.merged, self._gain = False, None
-
-
-def with_adapter(weight: Tensor, delta: Tensor, magnitude: Tensor | None) -> tuple[Tensor, Tensor | None]:
-    """W + delta, and of DoRA what each column was multiplied by to have the length of `magnitude`."""
-    changed = weight + delta
-    if magnitude is None:
-        return changed, None
-    gain = magnitude / column_lengths(changed)
-    return changed * gain, gain
 
 
 def column_lengths(weight: Tensor) -> Tensor:

@@ -14,6 +14,7 @@
 #include "tokenizer/formats.h"
 #include "tokenizer/stream_decoder.h"
 #include "tokenizer/trainer.h"
+#include "tokenizer/utf8.h"
 
 namespace nb = nanobind;
 
@@ -268,6 +269,11 @@ void bind_tokenizer(nb::module_& m) {
       .def_prop_ro("words", [](const Trainer& t) { return t.counts.words().size(); })
       .def_prop_ro("bytes", [](const Trainer& t) { return t.counts.bytes(); })
       .def_prop_ro("dropped", [](const Trainer& t) { return t.counts.dropped(); });
+  m.def("utf8_prefix", [](const nb::bytes& data) {
+    const std::string_view bytes = view(data);
+    const nb::gil_scoped_release release;
+    return tokenizer::utf8_prefix(reinterpret_cast<const std::uint8_t*>(bytes.data()), bytes.size());
+  });
   nb::class_<tokenizer::Utf8Stream>(m, "Utf8Stream")
       .def(nb::init<>())
       .def("push", [](tokenizer::Utf8Stream& s, const nb::bytes& piece) { return s.push(view(piece)); })

@@ -256,6 +256,24 @@ TEST_CASE("every prefix of a vocabulary file is an error, and nothing worse") {
   }
 }
 
+TEST_CASE("the prefix that is whole characters, wherever the first other byte stands") {
+  const auto prefix = [](const std::string& text) {
+    const std::vector<std::uint8_t> exact(text.begin(), text.end());  // so that a read beyond it is seen
+    return utf8_prefix(exact.data(), exact.size());
+  };
+  const std::string characters[] = {"a", "\xC3\xA9", "\xE2\x82\xAC", "\xF0\x9F\x98\x80"};
+  for (std::size_t before = 0; before < 20; ++before) {
+    for (const std::string& c : characters) {
+      const std::string text = std::string(before, 'x') + c;
+      CHECK(prefix(text + c + "yyyyyyyyyyyyyyyyyyyy") == text.size() + c.size() + 20);
+      for (std::size_t cut = 1; cut < c.size(); ++cut) CHECK(prefix(text + c.substr(0, cut)) == text.size());
+      for (const char* wrong : {"\x80", "\xC0\x80", "\xE0\x80\x80", "\xED\xA0\x80", "\xF4\x91\x92\x93", "\xFF"}) {
+        CHECK(prefix(text + wrong + "abcdefghijk") == text.size());
+      }
+    }
+  }
+}
+
 TEST_CASE("a stream of bytes in any pieces is the text, replacement characters as Unicode recommends") {
   const auto stream = [](const std::string& bytes, std::size_t piece) {
     Utf8Stream utf8;

@@ -2,6 +2,7 @@
 #pragma once
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <string>
 
 namespace gpt2::tokenizer {
@@ -48,6 +49,24 @@ inline Utf8Char decode_utf8(const std::uint8_t* p, const std::uint8_t* end) {
   if (length == 3) return {((lead & 0x0Fu) << 12) | upper, 3};
   if ((p[3] & 0xC0) != 0x80) return {kInvalidByte, 1};
   return {((lead & 0x07u) << 18) | (upper << 6) | (p[3] & 0x3Fu), 4};
+}
+
+// The length of the longest prefix of [p, p + n) that is whole characters.
+inline std::size_t utf8_prefix(const std::uint8_t* p, std::size_t n) {
+  constexpr std::uint64_t kNotAscii = 0x8080808080808080u;
+  std::size_t at = 0;
+  while (at < n) {
+    std::uint64_t word = 0;
+    for (; n - at >= sizeof word; at += sizeof word) {
+      std::memcpy(&word, p + at, sizeof word);
+      if ((word & kNotAscii) != 0) break;
+    }
+    if (at == n) break;
+    const Utf8Char c = decode_utf8(p + at, p + n);
+    if (c.code == kInvalidByte) break;
+    at += c.length;
+  }
+  return at;
 }
 
 inline void append_utf8(std::uint32_t code, std::string& out) {

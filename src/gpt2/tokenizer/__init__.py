@@ -11,6 +11,6 @@ nothing of models.
 """
 
 from gpt2.tokenizer.lengths import Truncated, Window, truncate, windows
-from gpt2.tokenizer.tokenizer import StreamDecoder, Tokenizer
+from gpt2.tokenizer.tokenizer import StreamDecoder, Tokenizer, utf8_prefix
 
-__all__ = ["StreamDecoder", "Tokenizer", "Truncated", "Window", "truncate", "windows"]
+__all__ = ["StreamDecoder", "Tokenizer", "Truncated", "Window", "truncate", "utf8_prefix", "windows"]

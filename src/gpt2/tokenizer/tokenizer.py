@@ -37,6 +37,11 @@ PIECES_KEPT = 256
 """Answers of ids_containing() that are remembered."""
 
 
+def utf8_prefix(data: bytes) -> int:
+    """The length of the longest prefix that is whole characters of UTF-8. Releases the GIL."""
+    return _native.utf8_prefix(data)
+
+
 class StreamDecoder:
     """Ids to text one at a time. The pieces joined are decode() of all the ids; none ends within a
     character."""

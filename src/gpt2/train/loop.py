@@ -29,6 +29,7 @@ from gpt2.model import GPT2
 from gpt2.train.asked import Asked
 from gpt2.train.checkpoint import Checkpoint, Store
 from gpt2.train.data import Batches
+from gpt2.train.memory import lean_graphs
 from gpt2.train.objective import Arrays, Objective, on_device
 from gpt2.train.optimizer import Optimizers
 from gpt2.train.report import Report
@@ -225,7 +226,12 @@ class Trainer:
 
     def _loss(self, arrays: Arrays) -> Tensor:
         dtype = DTYPES.get(self.settings.precision)
-        with torch.autocast(self.world.device.type, dtype) if dtype else contextlib.nullcontext():
+        device = self.world.device.type
+        lean = self.settings.compile and device == "cpu"
+        with (
+            torch.autocast(device, dtype) if dtype else contextlib.nullcontext(),
+            lean_graphs() if lean else contextlib.nullcontext(),
+        ):
             return self.objective(*arrays)
 
     def _update(self, loss: float) -> float:

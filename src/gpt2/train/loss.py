@@ -27,7 +27,10 @@ NO_LOSS = -100
 MULTIPLE = 64
 """Rows of a 16-bit head are made a multiple of this: with V = 50,257 its products take an eighth more."""
 
-SliceLoss: TypeAlias = Callable[[Tensor, Tensor, int, torch.dtype | None], tuple[Tensor, Tensor | None]]
+STRIP = 8192
+"""Rows of the head whose gradient is computed at a time."""
+
+SliceLoss: TypeAlias = Callable[[Tensor, Tensor, int, bool], tuple[Tensor, Tensor | None]]
 
 
 def cross_entropy(
@@ -83,18 +86,16 @@ class SlicedCrossEntropy(torch.autograd.Function):
         for start in range(0, x.shape[0], rows):
             part = x[start : start + rows]  # [R, C]
             wanted = targets[start : start + rows]  # [R]
-            loss, grad = of_slice(part @ w.T, wanted, v, dtype if wants_x or wants_w else None)
+            logits = part @ w.T  # [R, >= V]
+            loss, at_target = of_slice(logits, wanted, v, wants_x or wants_w)
             total = total + loss
-            if grad is None:
+            if at_target is None:
                 continue
+            grad = logits.scatter_(1, wanted.clamp(min=0)[:, None], at_target)
             if grad_x is not None:
                 torch.mm(grad, w, out=grad_x[start : start + rows])
-            if grad_w is None:
-                grad_w = (grad.T @ part)[:v].to(head.dtype) if wants_w else None
-            elif grad_w.dtype == dtype:
-                grad_w.addmm_(grad.T, part)
-            else:
-                grad_w.add_((grad.T @ part)[:v])
+            if wants_w:
+                grad_w = add_outer(grad_w, grad, part, like=head)
         ctx.save_for_backward(grad_x, grad_w)
         return total
 
@@ -105,6 +106,22 @@ class SlicedCrossEntropy(torch.autograd.Function):
         out_x = None if grad_x is None else grad_x * scale.to(grad_x.dtype)
         out_w = None if grad_w is None else grad_w.mul_(scale.to(grad_w.dtype))  # ours alone: no copy
         return out_x, out_w, None, None, None, None
+
+
+def add_outer(total: Tensor | None, grad: Tensor, part: Tensor, *, like: Tensor) -> Tensor:
+    """total + grad^T part: [R, >= V] and [R, C] -> [V, C] in the dtype of `like`, which has that shape. A
+    strip of the vocabulary at a time, so that there is no second [V, C] in the dtype of the products."""
+    out = torch.empty_like(like) if total is None else total
+    for start in range(0, len(out), STRIP):
+        strip = out[start : start + STRIP]
+        of_strip = grad[:, start : start + len(strip)].T
+        if total is None:
+            strip.copy_(of_strip @ part)
+        elif out.dtype == part.dtype:
+            strip.addmm_(of_strip, part)
+        else:
+            strip.add_(of_strip @ part)
+    return out
 
 
 def padded(head: Tensor, dtype: torch.dtype) -> Tensor:
@@ -122,22 +139,22 @@ def compiled_slice_loss() -> SliceLoss:
     return torch.compile(slice_loss, dynamic=False)  # type: ignore[no-any-return]
 
 
-def slice_loss(
-    logits: Tensor, targets: Tensor, v: int, gradient: torch.dtype | None
-) -> tuple[Tensor, Tensor | None]:
-    """[R, >= V] logits -> the sum of the losses, and its gradient softmax - onehot, in the dtype `gradient`
-    unless that is None: 0 where NO_LOSS, and in the columns from V on, which stand for nothing."""
+def slice_loss(logits: Tensor, targets: Tensor, v: int, gradient: bool) -> tuple[Tensor, Tensor | None]:
+    """The sum of the losses of logits [R, >= V]. With `gradient` the logits then hold its gradient, but for
+    what belongs at the targets, which comes back [R, 1]: softmax - onehot, 0 where NO_LOSS and in the columns
+    from V on, which stand for nothing. One pass in the memory of the logits, when it is compiled; putting
+    the targets in here would make it two."""
     if logits.shape[1] > v:
         logits[:, v:] = -math.inf
-    if logits.dtype in (torch.bfloat16, torch.float16):
-        logits = logits.float()
-    counted = targets != NO_LOSS  # [R]
+    wide = logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits
+    counted = (targets != NO_LOSS)[:, None]  # [R, 1]
     index = targets.clamp(min=0)[:, None]  # [R, 1]
-    log_z = logits.logsumexp(-1, keepdim=True)  # [R, 1]
-    picked = log_z - logits.gather(1, index)
-    loss = torch.where(counted[:, None], picked, 0).sum()
-    if gradient is None:
+    log_z = wide.logsumexp(-1, keepdim=True)  # [R, 1]
+    picked = log_z - wide.gather(1, index)
+    loss = torch.where(counted, picked, 0).sum()
+    if not gradient:
         return loss, None
-    grad = logits.sub_(log_z).exp_()  # softmax, in the memory of the logits
-    grad.scatter_add_(1, index, torch.full_like(log_z, -1.0))
-    return loss, grad.mul_(counted[:, None]).to(gradient)
+    wide.sub_(log_z).exp_().mul_(counted)  # softmax
+    if wide is not logits:
+        logits.copy_(wide)
+    return loss, picked.neg().exp_().sub_(1).mul_(counted).to(logits.dtype)

@@ -105,18 +105,18 @@ def run(
         )  # fmt: skip
         if resume:
             trainer.resume()
-        plan = announce(trainer, output, say)
-        if only_plan:
-            return Result(output, plan, None, None)
-        if world.first:
-            (output / RUN / "settings.toml").write_text(settings.to_toml(), encoding="utf-8")
-        if held_out is None:
-            report.note("nothing is held out: the run cannot see when it overfits")
-        try:
-            with kept_memory():
+        with kept_memory():  # the plan measures as the run will be
+            plan = announce(trainer, output, say)
+            if only_plan:
+                return Result(output, plan, None, None)
+            if world.first:
+                (output / RUN / "settings.toml").write_text(settings.to_toml(), encoding="utf-8")
+            if held_out is None:
+                report.note("nothing is held out: the run cannot see when it overfits")
+            try:
                 done = trainer.run()
-        finally:
-            report.close()
+            finally:
+                report.close()
         say(ending(done, trainer.steps))
         trainer.load_best()
         card = keep(output, settings, start, tokens, done, world, say)

@@ -4,12 +4,14 @@ place."""
 from __future__ import annotations
 
 import bz2
+import contextlib
 import csv
 import gzip
 import io
 import json
 import lzma
 import random
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -222,6 +224,33 @@ def test_folders(tmp_path: Path) -> None:
     assert [(source.name, source.kind) for source in found][-1] == ("c.py", "text")
     assert left == ["d.png"]
     assert find_sources([tmp_path / "d.png"])[0][0].kind == "text", "a file that is named is taken"
+
+
+@given(
+    st.lists(
+        st.one_of(
+            st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"])).map(str.encode),
+            st.binary(max_size=3).map(lambda some: some.replace(b"\0", b"\xff")),
+        ),
+        max_size=12,
+    ),
+    st.integers(1, 9),
+)
+@example([b"caf\xc3", b"\xa9 and more"], 4)
+@example(["\U0001f600".encode()[:3], b"x"], 1)
+def test_what_is_not_utf8_is_found_in_chunks_of_any_size(parts: list[bytes], size: int) -> None:
+    """The offset and the reason are those of Python's decoder over the whole, and no text is refused."""
+    raw = b"".join(parts)
+    check = readers._Utf8("a.txt")
+    fault = None
+    try:
+        raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        fault = f"byte 0x{raw[error.start]:02x} at offset {error.start} ({error.reason})"
+    chunks = [*(raw[at : at + size] for at in range(0, len(raw), size)), b""]
+    with contextlib.nullcontext() if fault is None else pytest.raises(DataError, match=re.escape(fault)):
+        for chunk in chunks:
+            check(chunk)
 
 
 UTF16 = "text".encode("utf-16")

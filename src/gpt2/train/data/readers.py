@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Protocol, cast
 
 from gpt2.errors import DataError, InvalidRequest
+from gpt2.tokenizer import utf8_prefix
 
 PIECE = 1 << 20
 """Bytes of a piece, about: large against the cost of a piece, small against memory."""
@@ -349,20 +350,22 @@ class _Utf8:
 
     def __init__(self, name: str) -> None:
         self._name = name
-        self._decoder = codecs.getincrementaldecoder("utf-8")()
+        self._pending = b""
+        """Of a character that goes on in the next chunk."""
         self.offset = 0
         """Bytes before the next chunk."""
 
     def __call__(self, chunk: bytes) -> None:
         if (zero := chunk.find(b"\0")) >= 0:
             raise _binary(self._name, self.offset + zero)
-        pending: bytes = self._decoder.getstate()[0]
-        if pending or not chunk or not chunk.isascii():
-            try:
-                self._decoder.decode(chunk, final=not chunk)
-            except UnicodeDecodeError as error:
-                raise _not_utf8(error, self.offset - len(pending), self._name) from None
+        data = self._pending + chunk if self._pending else chunk
+        rest = data[utf8_prefix(data) :]
         self.offset += len(chunk)
+        try:
+            codecs.utf_8_decode(rest, "strict", not chunk)  # says what is wrong, if it is not just cut
+        except UnicodeDecodeError as error:
+            raise _not_utf8(error, self.offset - len(rest), self._name) from None
+        self._pending = rest
 
 
 def _decoded(raw: bytes, base: int, name: str) -> str:

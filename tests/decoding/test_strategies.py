@@ -246,11 +246,12 @@ def test_layers_that_a_model_lacks(which: Any, n_layer: int) -> None:
 
 
 def test_contrast_bans_the_improbable_and_takes_the_farthest_layer() -> None:
-    last = np.log(np.array([0.6, 0.3, 0.05, 0.05], dtype=np.float32))
-    near, far = last + np.float32(0.01), np.log(np.array([0.1, 0.7, 0.1, 0.1], dtype=np.float32))
+    last = np.log(np.array([0.6, 0.3, 0.04, 0.05, 0.01], dtype=np.float32))
+    near, far = last + np.float32(0.01), np.log(np.array([0.1, 0.6, 0.01, 0.2, 0.09], dtype=np.float32))
     scores = contrast(last, np.stack([near, far]))
-    np.testing.assert_allclose(scores[:2], np.log([0.6 / 0.1, 0.3 / 0.7]), atol=1e-5)
+    np.testing.assert_allclose(scores[:2], np.log([0.6 / 0.1, 0.3 / 0.6]), atol=1e-5)
     assert (scores[2:] < -9000).all()
+    assert scores[2:].argmax() == 1  # where the others are banned: the most probable, not the most contrasted
 
 
 # Draws without replacement.

@@ -75,9 +75,8 @@ def contrast(last: Floats, early: Floats) -> Floats:
     weights = np.exp(mature)
     base = bases[0] if len(bases) == 1 else max(bases, key=lambda one: _divergence(mature, weights, one))
     kept = mature >= mature.max() + _RELATIVE_TOP
-    # Not -inf: where a rule bans all that are kept, the best of the others is chosen.
-    difference = mature - base
-    return cast("Floats", np.where(kept, difference, difference - np.float32(_LAST)))
+    # Not -inf: where a rule bans all that are kept, the most probable of the others is chosen.
+    return cast("Floats", np.where(kept, mature - base, mature - np.float32(_LAST)))
 
 
 def _divergence(one: Floats, weights: Floats, other: Floats) -> float:

@@ -165,6 +165,28 @@ def test_the_plan_alone_trains_nothing(notes: Path, tiny_checkpoint: Path, tmp_p
     assert not list((tmp_path / "out").glob("*.safetensors"))
 
 
+def test_the_plan_counts_the_time_of_muon(
+    notes: Path, tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A clock that ticks once for each of its matrices: 6 of each block, the parts of c_attn apart."""
+    ticks = 0
+
+    def tick(matrix: torch.Tensor) -> torch.Tensor:
+        nonlocal ticks
+        ticks += 1
+        return matrix
+
+    monkeypatch.setattr(plan_module, "orthogonalise", tick)
+    monkeypatch.setattr(plan_module, "now", lambda device: float(ticks))
+    monkeypatch.setattr(plan_module, "measured", lambda trainer: (0, 1.0))
+    layers = json.loads((tiny_checkpoint / "config.json").read_text())["n_layer"]
+    adamw, muon = (
+        run(settings(notes, tmp_path / name, tiny_checkpoint, optimizer=name), only_plan=True).plan
+        for name in ("adamw", "muon")
+    )
+    assert muon.seconds - adamw.seconds == pytest.approx(6 * layers * muon.steps)
+
+
 @pytest.mark.parametrize(("precision", "able"), [("float32", True), ("float32", False), ("bfloat16", True)])
 def test_the_plan_says_what_would_be_faster(
     precision: str,

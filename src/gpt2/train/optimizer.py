@@ -14,7 +14,7 @@ Matrices are [in, out] here, as GPT-2's files have them (gpt2.model): rows are i
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -142,7 +142,7 @@ class Muon(torch.optim.Optimizer):
     """Steps matrices [in, out] along their orthogonalised Nesterov momentum; decoupled weight decay."""
 
     def __init__(self, named: Named, lr: float, weight_decay: float = 0.0, momentum: float = 0.95) -> None:
-        self.parts = {id(p): 3 if name.endswith("c_attn.weight") else 1 for name, p in named}
+        self._parts = {id(p): 3 if name.endswith("c_attn.weight") else 1 for name, p in named}
         defaults = {"lr": lr, "weight_decay": weight_decay, "momentum": momentum}
         super().__init__([p for _, p in named], defaults)
 
@@ -158,12 +158,21 @@ class Muon(torch.optim.Optimizer):
                 buffer = state["momentum"].lerp_(p.grad, 1 - group["momentum"])
                 update = p.grad.lerp(buffer, group["momentum"])  # Nesterov: look one step ahead
                 p.mul_(1 - group["lr"] * group["weight_decay"])
-                for part, u in zip(
-                    p.chunk(self.parts[id(p)], 1), update.chunk(self.parts[id(p)], 1), strict=True
-                ):
+                for part, u in zip(self._split(p), self._split(update, like=p), strict=True):
                     inputs, outputs = part.shape
                     scale = max(1.0, outputs / inputs) ** 0.5
                     part.add_(orthogonalise(u), alpha=-group["lr"] * scale)
+
+    def matrices(self) -> Iterator[Tensor]:
+        """What is orthogonalised in a step, each [in, out]."""
+        for group in self.param_groups:
+            for p in group["params"]:
+                yield from self._split(p)
+
+    def _split(self, x: Tensor, like: Tensor | None = None) -> tuple[Tensor, ...]:
+        """A parameter, or what is as large as the parameter `like`, in its matrices."""
+        parts: tuple[Tensor, ...] = x.chunk(self._parts[id(x if like is None else like)], 1)
+        return parts
 
 
 def multiplies_bfloat16(device: torch.device) -> bool:

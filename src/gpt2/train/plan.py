@@ -3,7 +3,8 @@
     tokens and steps      counted
     memory                weights, gradients and optimiser state are known; what the backward pass keeps is
                           measured on one sequence, without counting what is shared, and scaled
-    time                  measured: micro-batches forward and back, without a step, before the run
+    time                  measured before the run: micro-batches forward and back, and Muon's iterations on a
+                          matrix of each shape. AdamW's pass over memory, some percent of a step, is not
     disk                  the checkpoints that are kept at once, the best weights, the model
 
 `Plan.check` refuses with advice where memory or disk will not do. Nothing here changes a weight or a
@@ -16,6 +17,7 @@ import math
 import os
 import shutil
 import time
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,13 +27,18 @@ import torch
 from gpt2.engine.loading import available_bytes
 from gpt2.errors import TrainingError
 from gpt2.train.objective import on_device
+from gpt2.train.optimizer import Muon, orthogonalise
 from gpt2.train.report import duration
 
 if TYPE_CHECKING:
     from gpt2.train.loop import Trainer
+    from gpt2.train.settings import Settings
 
 SPARE = 256 << 20
 """Bytes for PyTorch itself, its thread pools and what the allocator does not give back."""
+
+COMPILER = 384 << 20
+"""Bytes for torch.compile, which stays in memory, and for the gaps between what is kept."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +57,8 @@ class Plan:
     gradients: int
     optimizer: int
     activations: int
-    """What the backward pass of a micro-batch keeps, and the slice of logits."""
+    """What the backward pass of a micro-batch keeps, and the slice of logits with its matrices."""
+    spare: int
     memory: int | None
     """What this process can have; None where that cannot be known."""
     seconds: float
@@ -64,7 +72,7 @@ class Plan:
 
     @property
     def peak(self) -> int:
-        return self.weights + self.gradients + self.optimizer + self.activations + SPARE
+        return self.weights + self.gradients + self.optimizer + self.activations + self.spare
 
     def lines(self) -> list[str]:
         """For people."""
@@ -114,14 +122,11 @@ def make_plan(trainer: Trainer, output: Path | None = None) -> Plan:
     state = gradients * (1 if settings.optimizer == "muon" else 2)
     ranks = trainer.world.ranks if settings.shard else 1
     kept, seconds = measured(trainer)
-    rows = min(settings.loss_rows, train.batch_size * train.window)
-    head = trainer.model.head
-    logits = 3 * rows * head.shape[0] * 4 + (head.numel() * 4 if head.requires_grad else 0)
+    logits = of_logits(trainer.model.head, settings, train.batch_size * train.window)
     evaluations = math.ceil(trainer.steps / trainer.evaluate_every) + 1
     windows = 0 if trainer.validation is None else min(settings.evaluate_windows, trainer.validation.windows)
-    micro = (
-        seconds * train.accumulation * trainer.steps + seconds / 3 * evaluations * windows / train.batch_size
-    )
+    step = seconds * train.accumulation + of_update(trainer)
+    whole = step * trainer.steps + seconds / 3 * evaluations * windows / train.batch_size
     per_step = train.epoch_tokens / train.windows * train.rows_per_step
     checkpoint = gradients + state
     return Plan(
@@ -129,8 +134,8 @@ def make_plan(trainer: Trainer, output: Path | None = None) -> Plan:
         held_out=0 if trainer.validation is None else trainer.validation.epoch_tokens, windows=train.windows,
         steps=trainer.steps, epochs=train.epoch(trainer.steps), weights=weights // ranks,
         gradients=gradients // ranks, optimizer=state // ranks, activations=kept * train.batch_size + logits,
-        memory=memory(trainer.world.device), seconds=micro,
-        tokens_per_second=per_step / (seconds * train.accumulation),
+        spare=SPARE + (COMPILER if settings.compile else 0), memory=memory(trainer.world.device),
+        seconds=whole, tokens_per_second=per_step / step,
         checkpoint=checkpoint, disk=(settings.keep + 1) * checkpoint + 2 * gradients + 2 * weights,
         free=None if output is None else shutil.disk_usage(output).free,
     )  # fmt: skip
@@ -151,7 +156,7 @@ def measured(trainer: Trainer) -> tuple[int, float]:
     best = math.inf
     trainer.model.train()
     for attempt in range(3):
-        began = time.monotonic()
+        began = now(trainer.world.device)
         if attempt == 0:
             with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
                 loss = trainer._loss(arrays)
@@ -160,10 +165,46 @@ def measured(trainer: Trainer) -> tuple[int, float]:
         loss.backward()
         trainer.optimizers.zero_grad()
         if attempt:  # the first one pays for memory and for the hook
-            best = min(best, time.monotonic() - began)
+            best = min(best, now(trainer.world.device) - began)
     head = trainer.model.head
     kept = sum(seen.values()) - (head.numel() * 4 if head.requires_grad else 0)  # that one is counted apart
     return max(kept, 0) // trainer.train.batch_size, best
+
+
+def of_logits(head: torch.Tensor, settings: Settings, rows: int) -> int:
+    """Bytes of a slice of logits, of what is made of it, of the narrowed head and its gradient (loss.py)."""
+    low = settings.precision != "float32"
+    if settings.compile:
+        each = 2 if low else 4  # one pass, in their own memory
+    else:
+        each = 2 + 4 + 4 if low else 4 + 4  # widened where they are narrow, and their exponentials
+    matrices = head.numel() * ((2 if low else 0) + (4 if head.requires_grad else 0))
+    return int(min(settings.loss_rows, rows) * head.shape[0] * each + matrices)
+
+
+def of_update(trainer: Trainer) -> float:
+    """Seconds of a step of Muon; 0 without it."""
+    shapes = Counter(
+        (tuple(matrix.shape), matrix.dtype)
+        for optimizer in trainer.optimizers.all
+        if isinstance(optimizer, Muon)
+        for matrix in optimizer.matrices()
+    )
+    total = 0.0
+    for (shape, dtype), count in shapes.items():
+        matrix = torch.eye(*shape, dtype=dtype, device=trainer.world.device)
+        orthogonalise(matrix)  # the first one pays for memory
+        began = now(trainer.world.device)
+        orthogonalise(matrix)
+        total += count * (now(trainer.world.device) - began)
+    return total
+
+
+def now(device: torch.device) -> float:
+    """Seconds; what was asked of a GPU before is done."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.monotonic()
 
 
 def memory(device: torch.device) -> int | None:

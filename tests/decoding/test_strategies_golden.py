@@ -22,13 +22,9 @@ from machine import ROOT
 
 GOLDEN = ROOT / "tests" / "golden"
 MADE = {major: json.loads((GOLDEN / f"strategies_{major}.json").read_text()) for major in (4, 5)}
-APART = {
-    (
-        "dola",
-        (3164, 258, 3519),
-    ): "no_repeat_ngram_size bans all tokens that DoLa keeps: all scores of transformers "
-    "are -inf, of which it takes id 0; we take the most probable of the tokens that are not banned",
-}
+ALL_BANNED = """no_repeat_ngram_size bans all tokens that DoLa keeps: all scores of transformers are -inf, of
+which it takes id 0; we take the most probable of the tokens that are not banned"""
+APART = {("dola", (3164, 258, 3519)): ALL_BANNED}
 """Cases that are not to be as in transformers, and why."""
 
 RECORDS = [

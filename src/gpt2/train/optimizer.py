@@ -158,7 +158,8 @@ class Muon(torch.optim.Optimizer):
                 buffer = state["momentum"].lerp_(p.grad, 1 - group["momentum"])
                 update = p.grad.lerp(buffer, group["momentum"])  # Nesterov: look one step ahead
                 p.mul_(1 - group["lr"] * group["weight_decay"])
-                for part, u in zip(self._split(p), self._split(update, like=p), strict=True):
+                parts = self._parts[id(p)]
+                for part, u in zip(p.chunk(parts, 1), update.chunk(parts, 1), strict=True):
                     inputs, outputs = part.shape
                     scale = max(1.0, outputs / inputs) ** 0.5
                     part.add_(orthogonalise(u), alpha=-group["lr"] * scale)
@@ -167,12 +168,7 @@ class Muon(torch.optim.Optimizer):
         """What is orthogonalised in a step, each [in, out]."""
         for group in self.param_groups:
             for p in group["params"]:
-                yield from self._split(p)
-
-    def _split(self, x: Tensor, like: Tensor | None = None) -> tuple[Tensor, ...]:
-        """A parameter, or what is as large as the parameter `like`, in its matrices."""
-        parts: tuple[Tensor, ...] = x.chunk(self._parts[id(x if like is None else like)], 1)
-        return parts
+                yield from p.chunk(self._parts[id(p)], 1)
 
 
 def multiplies_bfloat16(device: torch.device) -> bool:
